@@ -1,0 +1,75 @@
+"""Dense decode: validated operands → derivative → vmap → partitioning → implementation."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jax_flash_mla import _support
+from jax_flash_mla import _validation as check
+from jax_flash_mla._derivative import Differentiable, gradient_operands
+from jax_flash_mla._stage import Pool, Stage
+from jax_flash_mla.reference import dense_decode as reference
+
+_OPERANDS = {
+    "q": "b s h d",
+    "k_cache": "p t g d",
+    "block_table": "b n",
+    "cache_seqlens": "b",
+    "attn_sink": "m h",
+}
+_OUT, _LSE = "b s h v", "b h s"
+_POOLS = {"k_cache": Pool(ids="block_table", axes=1)}
+
+ATTENTION = Differentiable(
+    forward=Stage("dense_decode_forward", reference.forward, _OPERANDS, (_OUT, _LSE), _POOLS),
+    operands=("q", "k_cache", "attn_sink"),
+    backward=Stage(
+        "dense_decode_backward",
+        reference.backward,
+        gradient_operands(_OPERANDS, _OUT, _LSE),
+        tuple(_OPERANDS[name] for name in ("q", "k_cache", "attn_sink")),
+        _POOLS,
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Static options of a call."""
+
+    head_dim_v: int
+    scale: float
+    causal: bool
+
+
+def dense_decode(
+    q, k_cache, block_table, cache_seqlens, *, head_dim_v, softmax_scale, causal, attn_sink, implementation
+):
+    """``flash_mla_with_kvcache`` without ``indices``."""
+    shapes = check.Shapes()
+    q = shapes.array("q", q, "b s_q h_q d_qk", check.FLOATS)
+    k_cache = shapes.array("k_cache", k_cache, "num_pages page_size h_kv d_qk", check.FLOATS)
+    check.same_dtype("k_cache", k_cache, "q", q)
+    block_table = shapes.array("block_table", block_table, "b max_pages", check.INT32)
+    cache_seqlens = shapes.array("cache_seqlens", cache_seqlens, "b", check.INT32)
+    attn_sink = shapes.optional("attn_sink", attn_sink, "h_q", check.FLOAT32)
+    check.head_groups("q", shapes["h_q"], "k_cache", shapes["h_kv"])
+    check.at_least("k_cache", "a page size", shapes["page_size"], 1)
+    check.at_least("q", "a head dimension", shapes["d_qk"], 1)
+    check.at_most("head_dim_v", head_dim_v, "the head dimension of k_cache", shapes["d_qk"])
+    _support.resolve(
+        "dense_decode",
+        implementation,
+        dtype=q.dtype,
+        **{name: shapes[name] for name in ("h_q", "h_kv", "d_qk", "s_q", "page_size")},
+        d_v=head_dim_v,
+    )
+    config = Config(head_dim_v, check.static_scale("softmax_scale", softmax_scale, shapes["d_qk"] ** -0.5), causal)
+    return ATTENTION(
+        config,
+        q=q,
+        k_cache=k_cache,
+        block_table=block_table,
+        cache_seqlens=cache_seqlens,
+        attn_sink=None if attn_sink is None else attn_sink[None],
+    )

@@ -1,0 +1,82 @@
+"""Reverse-mode derivatives of attention stages.
+
+All attention operations have the same shape: a forward stage with results ``out`` and
+``lse``, and a backward stage that takes the forward's operands, those two results and
+their cotangents. What differs is data, held by ``Differentiable``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from jax_flash_mla import _vma
+from jax_flash_mla._stage import Stage
+
+# Names for jax.checkpoint policies; a policy that saves them spares the second forward call.
+CHECKPOINT_NAMES = ("jax_flash_mla.out", "jax_flash_mla.lse")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Differentiable:
+    """A forward stage joined to the stage that computes its gradients.
+
+    Attributes:
+      forward: its first result is ``out``, its last ``lse``; any between have no gradient.
+      operands: the forward's operands that have a gradient, in the order in which the
+        backward stage returns them. ``attn_sink`` comes last where there is one.
+      backward: takes the forward's operands, ``out``, ``lse``, ``d_out`` and ``d_lse``.
+        It always has a sink; −inf stands for none.
+    """
+
+    forward: Stage
+    backward: Stage
+    operands: tuple[str, ...]
+
+    def __call__(self, config, **operands):
+        """The forward's results, typed to vary wherever any operand does."""
+        ordered = tuple(operands[name] for name in self.forward.operands)
+        return _call(self, config, *_vma.harmonize(ordered))
+
+
+def gradient_operands(operands: dict[str, str], out: str, lse: str) -> dict[str, str]:
+    """Axis names of a backward stage's operands, from those of its forward stage."""
+    return operands | {"out": out, "lse": lse, "d_out": out, "d_lse": lse}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _call(operation: Differentiable, config, *operands):
+    return operation.forward(config, **dict(zip(operation.forward.operands, operands, strict=True)))
+
+
+def _call_fwd(operation, config, *operands):
+    out, *between, lse = _call(operation, config, *operands)
+    out, lse = (checkpoint_name(x, name) for x, name in zip((out, lse), CHECKPOINT_NAMES, strict=True))
+    return (out, *between, lse), (operands, out, lse)
+
+
+def _call_bwd(operation, config, residuals, cotangents):
+    operands, out, lse = residuals
+    given = dict(zip(operation.forward.operands, operands, strict=True))
+    arguments = dict(given)
+    if "attn_sink" in given and given["attn_sink"] is None:
+        heads = operation.forward.operands["q"].split().index("h")
+        no_sink = jnp.full((1, given["q"].shape[heads]), -jnp.inf, jnp.float32)
+        arguments["attn_sink"] = _vma.vary_like(no_sink, given["q"])
+    wanted = [name for name in operation.operands if arguments[name] is not None]
+    computed = operation.backward(
+        config, **arguments, out=out, lse=lse, d_out=cotangents[0], d_lse=cotangents[-1]
+    )
+    gradients = dict(zip(wanted, computed, strict=True))
+    # No gradient for integers, nor for operands that were not given.
+    return tuple(
+        gradients[name].astype(x.dtype) if x is not None and name in gradients else None
+        for name, x in given.items()
+    )
+
+
+_call.defvjp(_call_fwd, _call_bwd)

@@ -1,0 +1,201 @@
+"""Writing and reading paged latent caches: quantise, dequantise, append."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jax_flash_mla import _vma
+from jax_flash_mla import _validation as check
+from jax_flash_mla._kv_cache_format import KVCacheFormat
+from jax_flash_mla.reference import paged_tokens
+from jax_flash_mla.reference.tiles import last_id
+
+
+def _not_differentiable(fun):
+    """``fun(static, *arrays)`` under ``jit``, with an error instead of a silent zero derivative."""
+    wrapped = jax.custom_jvp(jax.jit(fun, static_argnums=0), nondiff_argnums=(0,))
+
+    @wrapped.defjvp
+    def refuse(static, primals, tangents):
+        raise NotImplementedError(
+            f"{fun.__name__.lstrip('_')} has no derivative: apply jax.lax.stop_gradient to its arguments."
+        )
+
+    return functools.update_wrapper(wrapped, fun)
+
+
+def quantize_kv_cache(latent, rope, fmt, *, power_of_two_scales=False):
+    """Pages of latent vectors and rotary keys → pages of an FP8 cache.
+
+    For each group of ``fmt.scale_group`` dimensions, in float32,
+    ``scale = max(amax / 448, 1e-4)`` and ``code = round(clip(x / scale, ±448))`` to the
+    nearest e4m3, ties to even, with IEEE divisions.
+
+    Args:
+      latent: [num_pages, page_size, fmt.latent_dim], bfloat16, float16 or float32.
+      rope: [num_pages, page_size, 64], bfloat16, float16 or float32; stored in bfloat16.
+      fmt: a ``KVCacheFormat``.
+      power_of_two_scales: static bool; rounds the scales of V32 up to powers of two.
+        Those of MODEL1 always are.
+
+    Returns:
+      uint8 [num_pages, page_size, 1, fmt.bytes_per_token]. A group that holds NaN or an
+      infinity reads back as NaN.
+
+    Raises:
+      TypeError, ValueError: arguments that do not fit ``fmt``.
+
+    Not differentiable: an error says so.
+    """
+    _check_format(fmt)
+    power_of_two_scales = check.static_bool("power_of_two_scales", power_of_two_scales)
+    shapes = check.Shapes(latent_dim=fmt.latent_dim, rope_dim=fmt.rope_dim)
+    latent = shapes.array("latent", latent, "num_pages page_size latent_dim", check.FLOATS)
+    rope = shapes.array("rope", rope, "num_pages page_size rope_dim", check.FLOATS)
+    return _quantize_kv_cache((fmt, power_of_two_scales), *_vma.harmonize((latent, rope)))
+
+
+@_not_differentiable
+def _quantize_kv_cache(static, latent, rope):
+    fmt, power_of_two_scales = static
+    num_pages, page_size, _ = latent.shape
+    runs = paged_tokens.quantize(fmt, latent, rope, power_of_two_scales)
+    pages = jnp.concatenate([run.reshape(num_pages, page_size * run.shape[-1]) for run in runs], axis=1)
+    return pages.reshape(num_pages, page_size, 1, fmt.bytes_per_token)
+
+
+def dequantize_kv_cache(cache, fmt):
+    """Pages of an FP8 cache → latent vectors and rotary keys; the inverse of quantising.
+
+    Args:
+      cache: [num_pages, page_size, 1, fmt.bytes_per_token] of uint8, int8 or
+        float8_e4m3fn, read as bytes.
+      fmt: a ``KVCacheFormat``.
+
+    Returns:
+      ``(latent, rope)``: float32 [num_pages, page_size, fmt.latent_dim], each value
+      e4m3 · scale rounded once, and bfloat16 [num_pages, page_size, 64].
+
+    Raises:
+      TypeError, ValueError: a cache that does not fit ``fmt``.
+
+    Bytes have no gradient.
+    """
+    _check_format(fmt)
+    shapes = check.Shapes(bytes_per_token=fmt.bytes_per_token)
+    cache = shapes.array("cache", cache, "num_pages page_size 1 bytes_per_token", check.BYTES)
+    num_pages, page_size = cache.shape[:2]
+    flat = paged_tokens.as_bytes(cache).reshape(num_pages, page_size * fmt.bytes_per_token)
+    parts = []
+    for width in paged_tokens.run_widths(fmt):
+        parts.append(flat[:, : page_size * width].reshape(num_pages, page_size, width))
+        flat = flat[:, page_size * width :]
+    return paged_tokens.decode(fmt, jnp.concatenate(parts, axis=-1))
+
+
+def append_to_kv_cache(cache, latent, rope, slots, fmt=None):
+    """Writes new tokens into a paged cache.
+
+    Under ``jax.jit`` with the cache donated the pages are updated in place.
+
+    Args:
+      cache: FP8: [num_pages, page_size, 1, fmt.bytes_per_token] of uint8, int8 or
+        float8_e4m3fn. Float: [num_pages, page_size, 1, d] of bfloat16, float16 or
+        float32.
+      latent: [..., latent dims], bfloat16, float16 or float32: ``fmt.latent_dim``, or
+        what is left of d beside ``rope``.
+      rope: [..., rotary dims], bfloat16, float16 or float32.
+      slots: int32 [...]; page · page_size + slot for each token. A token with a slot
+        below 0 or past the pool is skipped; of tokens with the same slot the last wins.
+      fmt: a ``KVCacheFormat``; by default that of the cache's last dimension. Scales are
+        those of ``quantize_kv_cache``. None for a float cache, where values are rounded
+        to the cache's dtype.
+
+    Returns:
+      The cache with the tokens written, of the same shape and dtype.
+
+    Raises:
+      TypeError, ValueError: arguments that do not fit the cache.
+
+    Not differentiable: an error says so.
+    """
+    shapes = check.Shapes()
+    cache = shapes.array("cache", cache, "num_pages page_size 1 width", check.BYTES + check.FLOATS)
+    if str(cache.dtype) in check.BYTES:
+        fmt = _format_of(cache, fmt)
+        dims = {"latent": fmt.latent_dim, "rope": fmt.rope_dim}
+    elif fmt is not None:
+        raise TypeError(f"fmt must be None for a cache of {cache.dtype}, got {fmt}.")
+    else:
+        dims = {}
+    slots, latent, rope = _new_tokens(slots, latent, rope, dims)
+    if fmt is None and latent.shape[-1] + rope.shape[-1] != cache.shape[-1]:
+        raise ValueError(
+            f"latent and rope must have {cache.shape[-1]} dimensions together, as cache has, "
+            f"got {latent.shape[-1]} and {rope.shape[-1]}."
+        )
+    return _append_to_kv_cache(fmt, *_vma.harmonize((cache, latent, rope, slots)))
+
+
+def _new_tokens(slots, latent, rope, dims):
+    """Checks the operands of an append and flattens their leading axes."""
+    rank = len(getattr(slots, "shape", ()))
+    lead = " ".join(f"n{i}" for i in range(rank))
+    shapes = check.Shapes(**{f"{name}_dim": size for name, size in dims.items()})
+    slots = shapes.array("slots", slots, lead, check.INT32)
+    latent = shapes.array("latent", latent, f"{lead} latent_dim", check.FLOATS)
+    rope = shapes.array("rope", rope, f"{lead} rope_dim", check.FLOATS)
+    return slots.reshape(-1), latent.reshape(-1, latent.shape[-1]), rope.reshape(-1, rope.shape[-1])
+
+
+@_not_differentiable
+def _append_to_kv_cache(fmt, cache, latent, rope, slots):
+    num_pages, page_size = cache.shape[:2]
+    slots = _last_of_each(slots, num_pages * page_size)
+    pages, offsets = slots // page_size, slots % page_size
+    # A page outside the pool is dropped; distinct ones, for tokens that are skipped.
+    skipped = num_pages + jnp.arange(slots.shape[0], dtype=jnp.int32)
+    pages = jnp.where(slots < 0, skipped, pages)
+    if fmt is None:
+        tokens = jnp.concatenate([latent.astype(cache.dtype), rope.astype(cache.dtype)], axis=-1)
+        return cache.at[pages, offsets, 0].set(tokens, mode="drop", unique_indices=True)
+    as_given = cache.dtype
+    flat = paged_tokens.as_bytes(cache).reshape(num_pages, page_size * fmt.bytes_per_token)
+    runs = paged_tokens.runs(fmt, page_size, offsets)
+    for (first, _), values in zip(runs, paged_tokens.quantize(fmt, latent, rope, False), strict=True):
+        flat = paged_tokens.scatter_runs(flat, pages, first, values)
+    written = flat.reshape(cache.shape)
+    return written if as_given == jnp.uint8 else jax.lax.bitcast_convert_type(written, as_given)
+
+
+def _last_of_each(slots, size):
+    """``slots`` with −1 where out of range, or where a later entry names the same one."""
+    slots = jnp.where((slots >= 0) & (slots <= last_id(size)), slots, -1)
+    order = jnp.argsort(slots, stable=True)
+    in_order = slots[order]
+    is_last = jnp.concatenate([in_order[:-1] != in_order[1:], jnp.ones(min(1, slots.shape[0]), bool)])
+    return slots.at[order].set(jnp.where(is_last, in_order, -1), unique_indices=True)
+
+
+def _check_format(fmt):
+    if not isinstance(fmt, KVCacheFormat):
+        raise TypeError(f"fmt must be a KVCacheFormat, got {fmt!r} of type {type(fmt).__name__}.")
+
+
+def _format_of(cache, fmt):
+    """The format of a byte cache; ``fmt`` must agree with its last dimension."""
+    if fmt is None:
+        fmt = KVCacheFormat.of_bytes(cache.shape[-1])
+        if fmt is None:
+            sizes = " or ".join(f"{f.bytes_per_token} ({f.name})" for f in KVCacheFormat)
+            raise ValueError(f"cache must have a last dimension of {sizes} bytes a token, got {cache.shape[-1]}.")
+    _check_format(fmt)
+    if cache.shape[-1] != fmt.bytes_per_token:
+        raise ValueError(
+            f"cache must have a last dimension of {fmt.bytes_per_token} bytes a token for {fmt.name}, "
+            f"got {cache.shape[-1]}."
+        )
+    return fmt

@@ -1,0 +1,117 @@
+"""``flash_mla_sparse_fwd``: sparse attention over a flat pool of latent tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from jax_flash_mla import _support
+from jax_flash_mla import _validation as check
+from jax_flash_mla._derivative import Differentiable, gradient_operands
+from jax_flash_mla._stage import Pool, Stage
+from jax_flash_mla.reference import sparse_prefill as reference
+
+_OPERANDS = {
+    "q": "b h d",
+    "kv": "p d",
+    "indices": "b k",
+    "topk_length": "b",
+    "attn_sink": "m h",
+}
+_OUT, _MAX_LOGITS, _LSE = "b h v", "b h", "b h"
+_POOLS = {"kv": Pool(ids="indices", axes=1)}
+
+ATTENTION = Differentiable(
+    forward=Stage("sparse_prefill_forward", reference.forward, _OPERANDS, (_OUT, _MAX_LOGITS, _LSE), _POOLS),
+    operands=("q", "kv", "attn_sink"),
+    backward=Stage(
+        "sparse_prefill_backward",
+        reference.backward,
+        gradient_operands(_OPERANDS, _OUT, _LSE),
+        tuple(_OPERANDS[name] for name in ("q", "kv", "attn_sink")),
+        _POOLS,
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Static options of a call."""
+
+    d_v: int
+    scale: float
+    lse_base: int | str
+
+
+def flash_mla_sparse_fwd(
+    q, kv, indices, sm_scale, d_v=512, *, attn_sink=None, topk_length=None, lse_base=2, implementation=None
+):
+    """Attention of each query token over the key tokens that its indices name.
+
+    Dimensions: s_q query tokens, s_kv key tokens, h_q query heads over one key head,
+    d_qk dimensions of a key. Sequences of a batch are concatenated, their indices
+    offset by the caller; or the function is mapped with ``jax.vmap``.
+
+    Args:
+      q: [s_q, h_q, d_qk], bfloat16, float16 or float32.
+      kv: [s_kv, 1, d_qk] of q's dtype; values are its first ``d_v`` dimensions.
+      indices: int32 [s_q, 1, topk]. A value below 0 or from s_kv on names nothing; one
+        that stands twice counts twice.
+      sm_scale: static float, finite; multiplies q·k.
+      d_v: static int, at most d_qk.
+      attn_sink: float32 [h_q]; a logit per head with value zero, in natural units, not
+        scaled. It scales ``out`` by e^lse / (e^lse + e^sink) and leaves ``lse`` alone.
+      topk_length: int32 [s_q]; only so many leading indices of a query token count.
+      lse_base: static; 2 (FlashMLA's published contract) or "e": the unit of
+        ``max_logits`` and ``lse``.
+      implementation: static; None (a kernel where there is one, else XLA), "cuda" or
+        "xla".
+
+    Returns:
+      ``(out, max_logits, lse)``: out [s_q, h_q, d_v] of q's dtype; max_logits and lse
+      float32 [s_q, h_q]. With P = sm_scale · q·k · log2(e) for base 2 and without the
+      last factor for base e, max_logits is max P and lse is log Σ base^P. A query token
+      with nothing to attend to has out 0 and −inf in the others; one whose
+      ``topk_length`` is negative or above topk has NaN in all three.
+
+    Raises:
+      TypeError: a wrong dtype, an argument that is not an array, a traced value for a
+        static argument, or a bool for ``sm_scale``.
+      ValueError: shapes that do not fit together, or a value that is not allowed.
+      NotImplementedError: ``implementation="cuda"`` where no kernel runs these arguments.
+
+    Differentiable in q, kv and attn_sink, through out and lse, in reverse mode; the
+    gradient of max_logits is zero. The gradient of kv sums over queries in float32. The
+    result names for ``jax.checkpoint`` policies are ``jax_flash_mla.out`` and
+    ``jax_flash_mla.lse``.
+    """
+    scale = check.static_scale("sm_scale", sm_scale)
+    d_v = check.static_int("d_v", d_v, 1)
+    lse_base = check.static_choice("lse_base", lse_base, (2, "e"))
+    shapes = check.Shapes()
+    q = shapes.array("q", q, "s_q h_q d_qk", check.FLOATS)
+    kv = shapes.array("kv", kv, "s_kv 1 d_qk", check.FLOATS)
+    check.same_dtype("kv", kv, "q", q)
+    indices = shapes.array("indices", indices, "s_q 1 topk", check.INT32)
+    check.host_lengths_within("topk_length", topk_length, "topk", shapes["topk"])
+    topk_length = shapes.optional("topk_length", topk_length, "s_q", check.INT32)
+    attn_sink = shapes.optional("attn_sink", attn_sink, "h_q", check.FLOAT32)
+    check.at_least("q", "a number of heads", shapes["h_q"], 1)
+    check.at_most("d_v", d_v, "the head dimension of kv", shapes["d_qk"])
+    _support.resolve(
+        "sparse_prefill",
+        implementation,
+        dtype=q.dtype,
+        **{name: shapes[name] for name in ("h_q", "d_qk", "topk")},
+        d_v=d_v,
+    )
+    out, max_logits, lse = ATTENTION(
+        Config(d_v, scale, lse_base),
+        q=q,
+        kv=kv[:, 0],
+        indices=indices[:, 0],
+        topk_length=topk_length,
+        attn_sink=None if attn_sink is None else attn_sink[None],
+    )
+    return out, jax.lax.stop_gradient(max_logits), lse

@@ -1,0 +1,170 @@
+"""What runs where, and why not: the one table.
+
+``LIMITS`` says which shapes and dtypes a kernel takes; ``KERNELS`` on which GPU
+architectures there is one. Everything else runs in pure JAX.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from jax_flash_mla import _validation as check
+from jax_flash_mla._kv_cache_format import KVCacheFormat
+
+IMPLEMENTATIONS = (None, "cuda", "xla")
+ARCHITECTURES = ("sm90", "sm100")
+
+
+class Limit(NamedTuple):
+    """One condition on the arguments of a kernel.
+
+    Attributes:
+      names: the arguments it looks at; it holds where any of them is not given.
+      holds: whether their values are fit.
+      text: the limit, in words.
+    """
+
+    names: tuple[str, ...]
+    holds: Callable[..., bool]
+    text: str
+
+
+def _one_of(name: str, *values) -> Limit:
+    return Limit((name,), lambda value: value in values, f"one of {', '.join(map(str, values))}")
+
+
+_FP8_FORMAT = _one_of("kv_format", *(fmt.name for fmt in KVCacheFormat))
+
+LIMITS: dict[str, tuple[Limit, ...]] = {
+    "dense_decode": (
+        _one_of("dtype", "bfloat16", "float16"),
+        _one_of("d_qk", 576),
+        _one_of("d_v", 512),
+        Limit(("page_size",), lambda size: size % 16 == 0, "a multiple of 16"),
+    ),
+    "sparse_decode": (
+        _FP8_FORMAT,
+        _one_of("dtype", "bfloat16"),
+    ),
+    "sparse_prefill": (
+        _one_of("dtype", "bfloat16"),
+        _one_of("d_qk", 576, 512),
+        _one_of("d_v", 512),
+    ),
+    "mha": (
+        _one_of("dtype", "bfloat16", "float16"),
+        Limit(("d_qk", "d_v"), lambda d_qk, d_v: (d_qk, d_v) in ((192, 128), (128, 128)), "(192, 128) or (128, 128)"),
+    ),
+    "quantize": (_FP8_FORMAT,),
+    "append": (_FP8_FORMAT,),
+}
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "dense_decode": ("dtype", "h_q", "h_kv", "d_qk", "d_v", "s_q", "page_size"),
+    "sparse_decode": ("dtype", "h_q", "d_qk", "d_v", "s_q", "topk", "page_size", "kv_format"),
+    "sparse_prefill": ("dtype", "h_q", "d_qk", "d_v", "topk"),
+    "mha": ("dtype", "h_q", "h_kv", "d_qk", "d_v"),
+    "quantize": ("dtype", "page_size", "kv_format"),
+    "append": ("dtype", "page_size", "kv_format"),
+}
+KERNELS: dict[str, frozenset[str]] = {operation: frozenset() for operation in LIMITS}
+
+
+def supports(operation: str, *, arch: str | None = None, **shapes_and_dtypes) -> str | None:
+    """Why no CUDA kernel runs an operation, or ``None`` where one does.
+
+    Args:
+      operation: ``dense_decode``, ``sparse_decode``, ``sparse_prefill``, ``mha``,
+        ``quantize`` or ``append``.
+      arch: ``"sm90"`` or ``"sm100"``; by default those of this process's CUDA devices,
+        or any, if it has none.
+      **shapes_and_dtypes: what is known of the arguments: ``dtype`` (of queries, or of
+        what is quantised), ``h_q``, ``h_kv``, ``d_qk``, ``d_v``, ``s_q``, ``topk``,
+        ``page_size``, ``kv_format`` (``"V32"``, ``"MODEL1"``, or ``None`` for a float
+        cache). What is not given counts as fit.
+
+    Returns:
+      One sentence, or ``None``.
+
+    Raises:
+      ValueError: an unknown operation or architecture.
+      TypeError: a keyword that the operation does not have.
+    """
+    check.static_choice("operation", operation, tuple(LIMITS))
+    for name in shapes_and_dtypes:
+        if name not in ARGUMENTS[operation]:
+            raise TypeError(
+                f"{name} is not an argument of {operation}, which has {', '.join(ARGUMENTS[operation])}."
+            )
+    known = {name: _plain(name, value) for name, value in shapes_and_dtypes.items()}
+    for limit in LIMITS[operation]:
+        if all(name in known for name in limit.names):
+            values = tuple(known[name] for name in limit.names)
+            if not limit.holds(*values):
+                named, got = (", ".join(map(str, x)) for x in (limit.names, values))
+                return f"the {operation} kernel needs {named} to be {limit.text}, got {got}."
+    wanted = local_architectures() if arch is None else (check.static_choice("arch", arch, ARCHITECTURES),)
+    missing = [name for name in wanted if name not in KERNELS[operation]]
+    if missing or not KERNELS[operation]:
+        where = f" for {', '.join(missing)}" if missing else ""
+        return f"this build of jax_flash_mla has no {operation} kernel{where}."
+    return None
+
+
+def which_implementation(operation: str, *, implementation: str | None = None, **shapes_and_dtypes) -> tuple[str, str]:
+    """Which implementation a call would take, and why.
+
+    Args:
+      operation, **shapes_and_dtypes: as in ``supports``, without ``arch``.
+      implementation: what the call would pass.
+
+    Returns:
+      ``("cuda" | "xla", reason)``.
+
+    Raises:
+      NotImplementedError: ``implementation="cuda"`` where no kernel runs this.
+      ValueError, TypeError: as ``supports``.
+    """
+    check.static_choice("implementation", implementation, IMPLEMENTATIONS)
+    reason = supports(operation, **shapes_and_dtypes)
+    if implementation == "xla":
+        return "xla", 'implementation="xla" was asked for.'
+    if reason is None:
+        return "cuda", "a kernel runs this."
+    if implementation == "cuda":
+        raise NotImplementedError(f'implementation="cuda" was asked for, but {reason}')
+    return "xla", reason
+
+
+def resolve(operation: str, implementation: str | None, **shapes_and_dtypes) -> str:
+    """``which_implementation`` for a call: warns once where a GPU is left to XLA."""
+    name, reason = which_implementation(operation, implementation=implementation, **shapes_and_dtypes)
+    if name == "xla" and implementation is None and local_architectures():
+        _warn_once(operation, reason)
+    return name
+
+
+@functools.cache
+def _warn_once(operation: str, reason: str) -> None:
+    warnings.warn(f"jax_flash_mla runs {operation} in XLA: {reason}", stacklevel=4)
+
+
+@functools.cache
+def local_architectures() -> tuple[str, ...]:
+    """Architectures of this process's CUDA devices, e.g. ``("sm90",)``; empty without any."""
+    try:
+        devices = jax.local_devices(backend="cuda")
+    except RuntimeError:
+        return ()
+    return tuple(sorted({f"sm{device.compute_capability.replace('.', '')}" for device in devices}))
+
+
+def _plain(name: str, value):
+    """A dtype or a cache format by its name, anything else as it is."""
+    if name == "dtype":
+        return jax.numpy.dtype(value).name
+    return getattr(value, "name", value) if name == "kv_format" else value
