@@ -52,7 +52,7 @@ def quantize_kv_cache(latent, rope, fmt, *, power_of_two_scales=False):
     """
     _check_format(fmt)
     power_of_two_scales = check.static_bool("power_of_two_scales", power_of_two_scales)
-    shapes = check.Shapes(latent_dim=fmt.latent_dim, rope_dim=fmt.rope_dim)
+    shapes = check.Shapes(fmt.name, latent_dim=fmt.latent_dim, rope_dim=fmt.rope_dim)
     latent = shapes.array("latent", latent, "num_pages page_size latent_dim", check.FLOATS)
     rope = shapes.array("rope", rope, "num_pages page_size rope_dim", check.FLOATS)
     return _quantize_kv_cache((fmt, power_of_two_scales), *_vma.harmonize((latent, rope)))
@@ -85,7 +85,7 @@ def dequantize_kv_cache(cache, fmt):
     Bytes have no gradient.
     """
     _check_format(fmt)
-    shapes = check.Shapes(bytes_per_token=fmt.bytes_per_token)
+    shapes = check.Shapes(fmt.name, bytes_per_token=fmt.bytes_per_token)
     cache = shapes.array("cache", cache, "num_pages page_size 1 bytes_per_token", check.BYTES)
     num_pages, page_size = cache.shape[:2]
     flat = paged_tokens.as_bytes(cache).reshape(num_pages, page_size * fmt.bytes_per_token)
@@ -126,12 +126,12 @@ def append_to_kv_cache(cache, latent, rope, slots, fmt=None):
     cache = shapes.array("cache", cache, "num_pages page_size 1 width", check.BYTES + check.FLOATS)
     if str(cache.dtype) in check.BYTES:
         fmt = _format_of(cache, fmt)
-        dims = {"latent": fmt.latent_dim, "rope": fmt.rope_dim}
+        known = check.Shapes(fmt.name, latent_dim=fmt.latent_dim, rope_dim=fmt.rope_dim)
     elif fmt is not None:
         raise TypeError(f"fmt must be None for a cache of {cache.dtype}, got {fmt}.")
     else:
-        dims = {}
-    slots, latent, rope = _new_tokens(slots, latent, rope, dims)
+        known = check.Shapes()
+    slots, latent, rope = _new_tokens(known, slots, latent, rope)
     if fmt is None and latent.shape[-1] + rope.shape[-1] != cache.shape[-1]:
         raise ValueError(
             f"latent and rope must have {cache.shape[-1]} dimensions together, as cache has, "
@@ -140,11 +140,10 @@ def append_to_kv_cache(cache, latent, rope, slots, fmt=None):
     return _append_to_kv_cache(fmt, *_vma.harmonize((cache, latent, rope, slots)))
 
 
-def _new_tokens(slots, latent, rope, dims):
+def _new_tokens(shapes, slots, latent, rope):
     """Checks the operands of an append and flattens their leading axes."""
     rank = len(getattr(slots, "shape", ()))
     lead = " ".join(f"n{i}" for i in range(rank))
-    shapes = check.Shapes(**{f"{name}_dim": size for name, size in dims.items()})
     slots = shapes.array("slots", slots, lead, check.INT32)
     latent = shapes.array("latent", latent, f"{lead} latent_dim", check.FLOATS)
     rope = shapes.array("rope", rope, f"{lead} rope_dim", check.FLOATS)
@@ -162,13 +161,11 @@ def _append_to_kv_cache(fmt, cache, latent, rope, slots):
     if fmt is None:
         tokens = jnp.concatenate([latent.astype(cache.dtype), rope.astype(cache.dtype)], axis=-1)
         return cache.at[pages, offsets, 0].set(tokens, mode="drop", unique_indices=True)
-    as_given = cache.dtype
-    flat = paged_tokens.as_bytes(cache).reshape(num_pages, page_size * fmt.bytes_per_token)
+    as_given, cache = cache.dtype, paged_tokens.as_bytes(cache)
     runs = paged_tokens.runs(fmt, page_size, offsets)
     for (first, _), values in zip(runs, paged_tokens.quantize(fmt, latent, rope, False), strict=True):
-        flat = paged_tokens.scatter_runs(flat, pages, first, values)
-    written = flat.reshape(cache.shape)
-    return written if as_given == jnp.uint8 else jax.lax.bitcast_convert_type(written, as_given)
+        cache = paged_tokens.scatter_runs(cache, fmt, pages, first, values)
+    return cache if as_given == jnp.uint8 else jax.lax.bitcast_convert_type(cache, as_given)
 
 
 def _last_of_each(slots, size):

@@ -75,7 +75,7 @@ def get_mla_metadata(
 
 def check_metadata(tile_scheduler_metadata, num_splits, b) -> None:
     """Refuses what is not a result of ``get_mla_metadata`` for ``b`` requests."""
-    shapes = check.Shapes(b=b)
+    shapes = check.Shapes("q", b=b)
     shapes.optional("tile_scheduler_metadata", tile_scheduler_metadata, "b 2", check.INT32)
     splits = shapes.optional("num_splits", num_splits, "entries", check.INT32)
     if splits is not None and splits.shape[0] != b + 1:

@@ -81,12 +81,13 @@ class Shapes:
     """Checks array arguments against shapes written with dimension names.
 
     A name stands for one size throughout: the first array that has it sets it, and
-    a later one that disagrees is refused, naming both.
+    a later one that disagrees is refused, naming both. Sizes known beforehand come with
+    the name of what they are known from.
     """
 
-    def __init__(self, **known: int):
+    def __init__(self, origin: str = "the call", **known: int):
         self._sizes = dict(known)
-        self._origin = {name: "the caller" for name in known}
+        self._origin = dict.fromkeys(known, origin)
 
     def __getitem__(self, dim: str):
         return self._sizes[dim]
@@ -97,8 +98,9 @@ class Shapes:
             raise TypeError(f"{name} must be an array of shape [{_listed(dims)}], got {_described(value)}.")
         names = dims.split()
         if len(value.shape) != len(names):
+            plural = "" if len(names) == 1 else "s"
             raise ValueError(
-                f"{name} must have {len(names)} dimensions [{_listed(dims)}], got shape {tuple(value.shape)}."
+                f"{name} must have {len(names)} dimension{plural} [{_listed(dims)}], got shape {tuple(value.shape)}."
             )
         if str(value.dtype) not in dtypes:
             raise TypeError(f"{name} must be {_either(dtypes)}, got {value.dtype}.")
@@ -153,12 +155,16 @@ def same_dtype(name: str, value, other_name: str, other) -> None:
 
 
 def host_lengths_within(name: str, value, limit_name: str, limit) -> None:
-    """Refuses lengths above ``limit`` where the values are on the host.
+    """Refuses lengths outside [0, limit] where the values are on the host.
 
     Only NumPy arrays are looked at: the contents of a JAX array may be on a device,
     or unknown. Out-of-range values found there make NaN results instead.
     """
-    if isinstance(value, np.ndarray) and value.size and not is_symbolic(limit) and value.max() > limit:
+    if not isinstance(value, np.ndarray) or not value.size:
+        return
+    if value.min() < 0:
+        raise ValueError(f"{name} must not be negative, got {value.min()}.")
+    if not is_symbolic(limit) and value.max() > limit:
         raise ValueError(f"{name} must not exceed {limit_name} = {limit}, got {value.max()}.")
 
 
@@ -180,4 +186,4 @@ def _either(names: tuple[str, ...]) -> str:
 
 
 def _described(value) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    return "None" if value is None else f"{value!r:.60} of type {type(value).__name__}"

@@ -189,7 +189,7 @@ class PackedTest(OperationTest):
         for hints in ((1, 1), (0, 0), (100, 160), (10**6, None)):
             problem.options = dict(max_seqlen_qo=hints[0], max_seqlen_kv=hints[1])
             self.assert_all_close(problem.call(self.implementation), want)
-            self.check_gradients(problem)
+        self.check_gradients(problem)
 
     def test_empty_arrays(self):
         for total_q, total_kv in ((0, 4), (4, 0), (0, 0)):

@@ -67,32 +67,41 @@ def runs(fmt, page_size: int, slots):
     return places
 
 
-def gather_runs(flat_pages, pages, first, length: int):
-    """``flat_pages[pages, first : first + length]``; both clipped into the pool."""
+def gather_runs(cache, pages, first, width: int):
+    """``width`` bytes from byte ``first`` of each page; both clipped into the pool."""
+    num_pages = cache.shape[0]
     numbers = jax.lax.GatherDimensionNumbers(
         offset_dims=(pages.ndim,), collapsed_slice_dims=(0,), start_index_map=(0, 1)
     )
     return jax.lax.gather(
-        flat_pages,
+        cache.reshape(num_pages, cache.shape[1] * cache.shape[3]),
         jnp.stack([pages, first], axis=-1),
         numbers,
-        slice_sizes=(1, length),
+        slice_sizes=(1, width),
         mode=jax.lax.GatherScatterMode.CLIP,
     )
 
 
-def scatter_runs(flat_pages, pages, first, values):
-    """``flat_pages`` with ``values`` at ``[pages, first:]``; pages out of range are dropped.
+def scatter_runs(cache, fmt, pages, first, values):
+    """``cache`` with the bytes ``values`` [n, width] from byte ``first`` of each page on.
 
-    The places must be distinct.
+    Pages out of range are dropped; the places must be distinct. The pool is written in
+    its own four dimensions, in units that never cross a row of them: seen as flat pages,
+    it would be copied by XLA.
     """
+    row = fmt.bytes_per_token
+    unit = 8 if fmt.planar else row
+    units = first[:, None] // unit + jnp.arange(values.shape[1] // unit, dtype=jnp.int32)
+    pages = jnp.broadcast_to(pages[:, None], units.shape)
+    per_row = row // unit
+    places = jnp.stack([pages, units // per_row, jnp.zeros_like(units), units % per_row * unit], axis=-1)
     numbers = jax.lax.ScatterDimensionNumbers(
-        update_window_dims=(values.ndim - 1,), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0, 1)
+        update_window_dims=(2,), inserted_window_dims=(0, 1, 2), scatter_dims_to_operand_dims=(0, 1, 2, 3)
     )
     return jax.lax.scatter(
-        flat_pages,
-        jnp.stack([pages, first], axis=-1),
-        values,
+        cache,
+        places,
+        values.reshape(*units.shape, unit),
         numbers,
         unique_indices=True,
         mode=jax.lax.GatherScatterMode.FILL_OR_DROP,
@@ -116,10 +125,9 @@ def read_tokens(cache, fmt, pages, slots):
     """
     if fmt is None:
         return cache[:, :, 0].at[pages, slots].get(mode="clip")
-    num_pages, page_size = cache.shape[:2]
-    flat = as_bytes(cache).reshape(num_pages, page_size * fmt.bytes_per_token)
-    parts = [gather_runs(flat, pages, first, length) for first, length in runs(fmt, page_size, slots)]
-    latent, rope = decode(fmt, jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0])
+    cache = as_bytes(cache)
+    parts = [gather_runs(cache, pages, first, width) for first, width in runs(fmt, cache.shape[1], slots)]
+    latent, rope = decode(fmt, jnp.concatenate(parts, axis=-1))
     return jnp.concatenate([latent, rope.astype(jnp.float32)], axis=-1)
 
 

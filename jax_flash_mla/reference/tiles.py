@@ -40,6 +40,8 @@ def for_each_step(step, num_tiles, per_step: int, carry):
     The last step's ids may pass ``num_tiles``.
     """
     steps = ceil_div(num_tiles, per_step)
+    if not check.is_symbolic(steps) and steps == 0:
+        return carry
 
     def body(carry, i):
         return step(i * per_step + jnp.arange(per_step, dtype=jnp.int32), carry), None

@@ -1,0 +1,124 @@
+"""What runs where, and why: the support table and what speaks of it."""
+
+import subprocess
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+from absl.testing import parameterized
+from operations import ATTENTION, V32, named
+
+import jax_flash_mla as fm
+from jax_flash_mla import _support
+
+OPERATIONS = ("dense_decode", "sparse_decode", "sparse_prefill", "mha", "quantize", "append")
+
+
+class SupportTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("dense_decode", dict(d_qk=512), "d_qk to be one of 576, got 512"),
+        ("dense_decode", dict(d_v=128), "d_v to be one of 512, got 128"),
+        ("dense_decode", dict(page_size=24), "page_size to be a multiple of 16, got 24"),
+        ("dense_decode", dict(dtype=jnp.float32), "dtype to be one of bfloat16, float16, got float32"),
+        ("sparse_decode", dict(kv_format=None), "kv_format to be one of V32, MODEL1, got None"),
+        ("sparse_decode", dict(dtype="float16", kv_format=V32), "dtype to be one of bfloat16, got float16"),
+        ("sparse_prefill", dict(d_qk=64), "d_qk to be one of 576, 512, got 64"),
+        ("mha", dict(d_qk=192, d_v=192), r"d_qk, d_v to be \(192, 128\) or \(128, 128\), got 192, 192"),
+        ("quantize", dict(kv_format=None), "kv_format"),
+    )
+    def test_limits(self, operation, arguments, text):
+        self.assertRegex(fm.supports(operation, **arguments), f"^the {operation} kernel needs {text}")
+
+    @parameterized.product(operation=OPERATIONS, arch=(None, "sm90", "sm100"))
+    def test_kernels_of_this_build(self, operation, arch):
+        reason = fm.supports(operation, arch=arch)
+        if arch in fm.build_info()["kernels"][operation]:
+            self.assertIsNone(reason)
+        elif arch is not None:
+            self.assertEqual(reason, f"this build of jax_flash_mla has no {operation} kernel for {arch}.")
+
+    def test_bad_questions(self):
+        for call, error, text in (
+            (lambda: fm.supports("dense"), ValueError, "operation must be one of 'dense_decode'.*got 'dense'"),
+            (lambda: fm.supports("mha", arch="sm80"), ValueError, "arch must be one of 'sm90', 'sm100', got 'sm80'"),
+            (lambda: fm.supports("mha", page_size=64), TypeError, "page_size is not an argument of mha, which has dtype"),
+            (lambda: fm.which_implementation("mha", implementation="triton"), ValueError, "implementation must be one of"),
+        ):
+            with self.assertRaisesRegex(error, text):
+                call()
+
+    def test_which_implementation(self):
+        self.assertEqual(
+            fm.which_implementation("mha", implementation="xla"), ("xla", 'implementation="xla" was asked for.')
+        )
+        name, reason = fm.which_implementation("mha", d_qk=64, d_v=64)
+        self.assertEqual(name, "xla")
+        self.assertIn("got 64, 64", reason)
+        with self.assertRaisesRegex(NotImplementedError, r'implementation="cuda" was asked for, but the mha kernel needs'):
+            fm.which_implementation("mha", implementation="cuda", d_qk=64, d_v=64)
+
+    @parameterized.named_parameters(named(ATTENTION))
+    def test_asking_for_a_kernel_that_is_not_there(self, operation):
+        """The second tier of refusal: only under "cuda", with the reason of the table."""
+        import numpy as np
+
+        operands = operation.operands(np.random.default_rng(0))
+        with self.assertRaisesRegex(NotImplementedError, r'implementation="cuda" was asked for, but the .* kernel needs'):
+            operation.call("cuda", **operands)
+        with self.assertRaisesRegex(ValueError, "implementation must be one of None, 'cuda', 'xla', got 'gpu'"):
+            operation.call("gpu", **operands)
+        with self.assertRaisesRegex(TypeError, "implementation must be known when the function is traced"):
+            jax.jit(lambda name: operation.call(name, **operands))(1)
+
+    def test_one_warning_where_a_gpu_is_left_to_xla(self):
+        original = _support.local_architectures
+        _support.local_architectures = lambda: ("sm80",)
+        _support._warn_once.cache_clear()
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                for _ in range(3):
+                    self.assertEqual(_support.resolve("mha", None, d_qk=192, d_v=128), "xla")
+                _support.resolve("mha", "xla", d_qk=192, d_v=128)
+            self.assertEqual(
+                [str(w.message) for w in caught],
+                ["jax_flash_mla runs mha in XLA: this build of jax_flash_mla has no mha kernel for sm80."],
+            )
+        finally:
+            _support.local_architectures = original
+            _support._warn_once.cache_clear()
+
+
+class BuildTest(parameterized.TestCase):
+    def test_build_info(self):
+        info = fm.build_info()
+        self.assertEqual(info["version"], fm.__version__)
+        self.assertEqual(tuple(info["kernels"]), OPERATIONS)
+        self.assertEqual((info["jax"], info["jaxlib"]), (jax.__version__, jax.lib.__version__ if hasattr(jax.lib, "__version__") else info["jaxlib"]))
+
+    def test_export_safety_checks_name_every_target(self):
+        checks = fm.export_safety_checks()
+        self.assertEqual(
+            [str(check) for check in checks],
+            [str(jax.export.DisabledSafetyCheck.custom_call(t)) for t in fm.build_info()["targets"]],
+        )
+
+    def test_public_names(self):
+        """Exactly these, and no module of ours or of others leaks."""
+        names = {
+            "KVCacheFormat", "append_to_kv_cache", "build_info", "dequantize_kv_cache", "export_safety_checks",
+            "flash_attn_func", "flash_attn_varlen_func", "flash_attn_varlen_kvpacked_func",
+            "flash_attn_varlen_qkvpacked_func", "flash_mla_sparse_fwd", "flash_mla_with_kvcache", "get_mla_metadata",
+            "merge_attention_states", "quantize_kv_cache", "supports", "which_implementation",
+        }
+        self.assertEqual(set(fm.__all__), names)
+        self.assertEqual(set(dir(fm)), names | {"__version__"})
+        leaked = {name for name in vars(fm) if not name.startswith("_")} - names
+        self.assertLessEqual(leaked, {"reference"})
+        for name in names:
+            self.assertTrue(getattr(fm, name).__doc__, name)
+
+    def test_import_starts_no_backend(self):
+        code = "import jax_flash_mla, jax; from jax._src import xla_bridge as b; assert not b._backends, b._backends"
+        subprocess.run([sys.executable, "-c", code], check=True)
