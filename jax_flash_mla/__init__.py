@@ -5,7 +5,7 @@ The names are FlashMLA's, the manners JAX's: pure functions that work under ``ji
 results on every device.
 """
 
-from jax_flash_mla._build import VERSION as __version__
+from jax_flash_mla._build import VERSION as __version__  # noqa: F401
 from jax_flash_mla._build import build_info, export_safety_checks
 from jax_flash_mla._decode import flash_mla_with_kvcache
 from jax_flash_mla._kv_cache import append_to_kv_cache, dequantize_kv_cache, quantize_kv_cache

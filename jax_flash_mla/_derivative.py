@@ -68,14 +68,11 @@ def _call_bwd(operation, config, residuals, cotangents):
         no_sink = jnp.full((1, given["q"].shape[heads]), -jnp.inf, jnp.float32)
         arguments["attn_sink"] = _vma.vary_like(no_sink, given["q"])
     wanted = [name for name in operation.operands if arguments[name] is not None]
-    computed = operation.backward(
-        config, **arguments, out=out, lse=lse, d_out=cotangents[0], d_lse=cotangents[-1]
-    )
+    computed = operation.backward(config, **arguments, out=out, lse=lse, d_out=cotangents[0], d_lse=cotangents[-1])
     gradients = dict(zip(wanted, computed, strict=True))
     # No gradient for integers, nor for operands that were not given.
     return tuple(
-        gradients[name].astype(x.dtype) if x is not None and name in gradients else None
-        for name, x in given.items()
+        gradients[name].astype(x.dtype) if x is not None and name in gradients else None for name, x in given.items()
     )
 
 

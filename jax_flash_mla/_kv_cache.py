@@ -7,8 +7,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jax_flash_mla import _vma
 from jax_flash_mla import _validation as check
+from jax_flash_mla import _vma
 from jax_flash_mla._kv_cache_format import KVCacheFormat
 from jax_flash_mla.reference import paged_tokens
 from jax_flash_mla.reference.tiles import last_id
@@ -88,7 +88,7 @@ def dequantize_kv_cache(cache, fmt):
     shapes = check.Shapes(fmt.name, bytes_per_token=fmt.bytes_per_token)
     cache = shapes.array("cache", cache, "num_pages page_size 1 bytes_per_token", check.BYTES)
     num_pages, page_size = cache.shape[:2]
-    flat = paged_tokens.as_bytes(cache).reshape(num_pages, page_size * fmt.bytes_per_token)
+    flat = paged_tokens.as_unsigned(cache).reshape(num_pages, page_size * fmt.bytes_per_token)
     parts = []
     for width in paged_tokens.run_widths(fmt):
         parts.append(flat[:, : page_size * width].reshape(num_pages, page_size, width))
@@ -99,7 +99,8 @@ def dequantize_kv_cache(cache, fmt):
 def append_to_kv_cache(cache, latent, rope, slots, fmt=None):
     """Writes new tokens into a paged cache.
 
-    Under ``jax.jit`` with the cache donated the pages are updated in place.
+    Under ``jax.jit`` with the cache donated the pages are updated in place; a float8_e4m3fn
+    container alone is copied.
 
     Args:
       cache: FP8: [num_pages, page_size, 1, fmt.bytes_per_token] of uint8, int8 or
@@ -161,11 +162,15 @@ def _append_to_kv_cache(fmt, cache, latent, rope, slots):
     if fmt is None:
         tokens = jnp.concatenate([latent.astype(cache.dtype), rope.astype(cache.dtype)], axis=-1)
         return cache.at[pages, offsets, 0].set(tokens, mode="drop", unique_indices=True)
-    as_given, cache = cache.dtype, paged_tokens.as_bytes(cache)
+    # Float containers are written as integers, lest a conversion touch a NaN; that costs a copy.
+    as_given = cache.dtype
+    if jnp.issubdtype(as_given, jnp.floating):
+        cache = paged_tokens.as_unsigned(cache)
     runs = paged_tokens.runs(fmt, page_size, offsets)
     for (first, _), values in zip(runs, paged_tokens.quantize(fmt, latent, rope, False), strict=True):
+        values = jax.lax.bitcast_convert_type(values, cache.dtype)
         cache = paged_tokens.scatter_runs(cache, fmt, pages, first, values)
-    return cache if as_given == jnp.uint8 else jax.lax.bitcast_convert_type(cache, as_given)
+    return cache if cache.dtype == as_given else jax.lax.bitcast_convert_type(cache, as_given)
 
 
 def _last_of_each(slots, size):

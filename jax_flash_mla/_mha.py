@@ -255,12 +255,8 @@ def _packed(q, k, v, cu_seqlens: dict, max_seqlens: dict, options: dict):
     cu = [shapes.array(name, value, "b+1", check.INT32) for name, value in cu_seqlens.items()]
     check.at_least(next(iter(cu_seqlens)), "a length", shapes["b+1"], 2)
     longest = [check.static_int(name, value, 0, optional=True) for name, value in max_seqlens.items()]
-    config = dataclasses.replace(
-        _config(q, k, v, **options), max_seqlen_qo=longest[0], max_seqlen_kv=longest[-1]
-    )
-    out, lse = ATTENTION(
-        config, q=q[None], k=k[None], v=v[None], cu_seqlens_qo=cu[0][None], cu_seqlens_kv=cu[-1][None]
-    )
+    config = dataclasses.replace(_config(q, k, v, **options), max_seqlen_qo=longest[0], max_seqlen_kv=longest[-1])
+    out, lse = ATTENTION(config, q=q[None], k=k[None], v=v[None], cu_seqlens_qo=cu[0][None], cu_seqlens_kv=cu[-1][None])
     return out[0], lse[0]
 
 

@@ -12,7 +12,7 @@ from jax_flash_mla._derivative import Differentiable, gradient_operands
 from jax_flash_mla._kv_cache_format import KVCacheFormat
 from jax_flash_mla._stage import Pool, Stage
 from jax_flash_mla.reference import sparse_decode as reference
-from jax_flash_mla.reference.paged_tokens import as_bytes
+from jax_flash_mla.reference.paged_tokens import as_unsigned
 
 _OPERANDS = {
     "q": "b s h d",
@@ -56,8 +56,19 @@ class Config:
 
 
 def sparse_decode(
-    q, k_cache, indices, *, head_dim_v, softmax_scale, is_fp8_kvcache, attn_sink, extra_k_cache,
-    extra_indices_in_kvcache, topk_length, extra_topk_length, implementation,
+    q,
+    k_cache,
+    indices,
+    *,
+    head_dim_v,
+    softmax_scale,
+    is_fp8_kvcache,
+    attn_sink,
+    extra_k_cache,
+    extra_indices_in_kvcache,
+    topk_length,
+    extra_topk_length,
+    implementation,
 ):
     """``flash_mla_with_kvcache`` with ``indices``."""
     shapes = check.Shapes()
@@ -93,7 +104,7 @@ def sparse_decode(
     )
     config = Config(head_dim_v, check.static_scale("softmax_scale", softmax_scale, shapes["d_qk"] ** -0.5), fmt)
     if fmt is not None:
-        k_cache, extra_k_cache = (None if c is None else as_bytes(c) for c in (k_cache, extra_k_cache))
+        k_cache, extra_k_cache = (None if c is None else as_unsigned(c) for c in (k_cache, extra_k_cache))
     return (ATTENTION if fmt is None else ATTENTION_FP8)(
         config,
         q=q,

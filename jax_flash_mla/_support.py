@@ -97,9 +97,7 @@ def supports(operation: str, *, arch: str | None = None, **shapes_and_dtypes) ->
     check.static_choice("operation", operation, tuple(LIMITS))
     for name in shapes_and_dtypes:
         if name not in ARGUMENTS[operation]:
-            raise TypeError(
-                f"{name} is not an argument of {operation}, which has {', '.join(ARGUMENTS[operation])}."
-            )
+            raise TypeError(f"{name} is not an argument of {operation}, which has {', '.join(ARGUMENTS[operation])}.")
     known = {name: _plain(name, value) for name, value in shapes_and_dtypes.items()}
     for limit in LIMITS[operation]:
         if all(name in known for name in limit.names):

@@ -2,17 +2,13 @@
 
 import sys
 
-import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
+from jax_flash_mla._check.tolerance import ARITHMETIC, error_ratio
+
 # What can be tested here. A kernel's backend joins this list and every test below.
 IMPLEMENTATIONS = ("xla",)
-
-# Largest error of a result, relative to the largest magnitude of its array: float32
-# arithmetic, plus half a unit in the last place of the result's own dtype.
-ARITHMETIC = 4e-6
-ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
 def for_each_implementation(cls):
@@ -33,25 +29,17 @@ class OperationTest(parameterized.TestCase):
     implementation: str
 
     def assert_close(self, got, want, dtype=None, arithmetic=ARITHMETIC, what="result"):
-        """Every element within the rounding of ``dtype`` (default: got's); NaN, ±inf and integers exactly."""
-        dtype = str(jnp.asarray(got).dtype) if dtype is None else jnp.dtype(dtype).name
-        if dtype not in ROUNDING:
-            np.testing.assert_array_equal(np.asarray(got), np.asarray(want), what)
-            return
-        got, want = np.asarray(got).astype(np.float64), np.asarray(want, np.float64)
-        self.assertEqual(got.shape, want.shape, what)
-        for name, test in (("NaN", np.isnan), ("+inf", np.isposinf), ("-inf", np.isneginf)):
-            np.testing.assert_array_equal(test(got), test(want), f"{name} of {what}")
-        finite = np.isfinite(want)
-        got, want = got[finite], want[finite]
-        if not want.size:
-            return
-        allowed = arithmetic * max(1.0, np.abs(want).max()) + ROUNDING[dtype] * np.abs(want)
-        excess = np.abs(got - want) - allowed
-        worst = int(excess.argmax())
-        self.assertLessEqual(
-            excess[worst], 0, f"{what}: got {got[worst]}, want {want[worst]}, allowed ±{allowed[worst]:.3g}"
-        )
+        """Every element as close as ``error_ratio`` has it."""
+        self.assertEqual(np.shape(got), np.shape(want), what)
+        ratio = error_ratio(got, want, dtype, arithmetic)
+        if ratio > 1:
+            got, want = (np.asarray(x).astype(np.float64) for x in (got, want))
+            with np.errstate(invalid="ignore"):
+                off = np.where(
+                    np.isnan(got) & np.isnan(want) | (got == want), 0, np.nan_to_num(np.abs(got - want), nan=np.inf)
+                )
+            at = np.unravel_index(off.argmax(), off.shape)
+            self.fail(f"{what} is {ratio:.3g} times as far off as allowed: at {at} got {got[at]}, want {want[at]}")
 
     def assert_all_close(self, got, want, **kwargs):
         """``assert_close`` for tuples of results."""

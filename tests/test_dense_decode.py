@@ -15,8 +15,22 @@ class Problem:
     """Operands of one call, as NumPy or JAX arrays that a test may change, and its options."""
 
     def __init__(
-        self, rng, *, b=3, s_q=2, h_q=4, h_kv=1, d=24, d_v=16, page_size=4, lengths=None, spare=2, dtype=jnp.float32,
-        scale=0.2, causal=False, sink=False,
+        self,
+        rng,
+        *,
+        b=3,
+        s_q=2,
+        h_q=4,
+        h_kv=1,
+        d=24,
+        d_v=16,
+        page_size=4,
+        lengths=None,
+        spare=2,
+        dtype=jnp.float32,
+        scale=0.2,
+        causal=False,
+        sink=False,
     ):
         lengths = rng.integers(0, 12, b) if lengths is None else np.asarray(lengths)
         columns = max(1, int(-(-lengths.max() // page_size)) + 1)
@@ -40,22 +54,38 @@ class Problem:
 
     def call(self, implementation, q=None, k_cache=None, attn_sink=None):
         return fm.flash_mla_with_kvcache(
-            self.q if q is None else q, self.k_cache if k_cache is None else k_cache,
-            int32(self.block_table), int32(self.cache_seqlens),
-            softmax_scale=self.scale, attn_sink=self.attn_sink if attn_sink is None else attn_sink,
-            implementation=implementation, **self.options,
+            self.q if q is None else q,
+            self.k_cache if k_cache is None else k_cache,
+            int32(self.block_table),
+            int32(self.cache_seqlens),
+            softmax_scale=self.scale,
+            attn_sink=self.attn_sink if attn_sink is None else attn_sink,
+            implementation=implementation,
+            **self.options,
         )
 
     def want(self):
         return oracle.dense_decode(
-            self.q, self.k_cache, self.block_table, self.cache_seqlens, scale=self.scale, attn_sink=self.attn_sink,
+            self.q,
+            self.k_cache,
+            self.block_table,
+            self.cache_seqlens,
+            scale=self.scale,
+            attn_sink=self.attn_sink,
             **self.options,
         )
 
     def want_gradients(self, d_out, d_lse):
         return oracle.dense_decode_gradient(
-            self.q, self.k_cache, self.block_table, self.cache_seqlens, d_out, d_lse, scale=self.scale,
-            attn_sink=self.attn_sink, **self.options,
+            self.q,
+            self.k_cache,
+            self.block_table,
+            self.cache_seqlens,
+            d_out,
+            d_lse,
+            scale=self.scale,
+            attn_sink=self.attn_sink,
+            **self.options,
         )
 
 
@@ -81,9 +111,16 @@ class DenseDecodeTest(OperationTest):
         d = int(rng.integers(1, 40))
         self.check(
             Problem(
-                rng, b=int(rng.integers(1, 5)), s_q=int(rng.integers(1, 6)), h_kv=h_kv,
-                h_q=h_kv * int(rng.integers(1, 7)), d=d, d_v=int(rng.integers(1, d + 1)),
-                page_size=int(rng.integers(1, 20)), causal=bool(rng.integers(2)), sink=bool(rng.integers(2)),
+                rng,
+                b=int(rng.integers(1, 5)),
+                s_q=int(rng.integers(1, 6)),
+                h_kv=h_kv,
+                h_q=h_kv * int(rng.integers(1, 7)),
+                d=d,
+                d_v=int(rng.integers(1, d + 1)),
+                page_size=int(rng.integers(1, 20)),
+                causal=bool(rng.integers(2)),
+                sink=bool(rng.integers(2)),
                 dtype=(jnp.float32, jnp.bfloat16, jnp.float16)[seed % 3],
             )
         )
@@ -91,7 +128,18 @@ class DenseDecodeTest(OperationTest):
     def test_latent_attention_dimensions(self):
         rng = np.random.default_rng(20)
         self.check(
-            Problem(rng, b=2, s_q=2, h_q=16, d=576, d_v=512, page_size=64, lengths=[130, 64], dtype=jnp.bfloat16, scale=None or 576**-0.5)
+            Problem(
+                rng,
+                b=2,
+                s_q=2,
+                h_q=16,
+                d=576,
+                d_v=512,
+                page_size=64,
+                lengths=[130, 64],
+                dtype=jnp.bfloat16,
+                scale=None or 576**-0.5,
+            )
         )
 
     @parameterized.parameters(1, 3, 64, 576)
@@ -207,7 +255,11 @@ class DenseDecodeTest(OperationTest):
     def test_empty_arrays(self):
         rng = np.random.default_rng(35)
         none = fm.flash_mla_with_kvcache(
-            jnp.zeros((0, 2, 4, 24)), jnp.zeros((3, 4, 1, 24)), int32(np.zeros((0, 2))), int32(np.zeros(0)), 16,
+            jnp.zeros((0, 2, 4, 24), jnp.float32),
+            jnp.zeros((3, 4, 1, 24), jnp.float32),
+            int32(np.zeros((0, 2))),
+            int32(np.zeros(0)),
+            16,
             implementation=self.implementation,
         )
         self.assertEqual([x.shape for x in none], [(0, 2, 4, 16), (0, 4, 2)])

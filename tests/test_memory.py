@@ -24,14 +24,23 @@ def nbytes(shapes):
 def dense_decode(n):
     return (
         lambda q, k, t, n: fm.flash_mla_with_kvcache(q, k, t, n, causal=True),
-        (shape(1, 16, 128, 576), shape(n // 64, 64, 1, 576), shape(1, n // 64, dtype=jnp.int32), shape(1, dtype=jnp.int32)),
+        (
+            shape(1, 16, 128, 576),
+            shape(n // 64, 64, 1, 576),
+            shape(1, n // 64, dtype=jnp.int32),
+            shape(1, dtype=jnp.int32),
+        ),
     )
 
 
 def sparse_decode(n):
     return (
         lambda q, k, i: fm.flash_mla_with_kvcache(q, k, None, None, is_fp8_kvcache=True, indices=i),
-        (shape(1, 2, 128, 576), shape(n // 64, 64, 1, V32.bytes_per_token, dtype=jnp.uint8), shape(1, 2, n, dtype=jnp.int32)),
+        (
+            shape(1, 2, 128, 576),
+            shape(n // 64, 64, 1, V32.bytes_per_token, dtype=jnp.uint8),
+            shape(1, 2, n, dtype=jnp.int32),
+        ),
     )
 
 

@@ -26,7 +26,10 @@ class MergeTest(OperationTest):
     def test_parts_without_keys_may_hold_anything(self):
         rng = np.random.default_rng(0)
         outs, lses = normal(rng, (2, 4, 6), jnp.float32), normal(rng, (2, 4), jnp.float32)
-        outs, lses = outs.at[0, 1].set(jnp.nan).at[:, 2].set(jnp.inf), lses.at[0, 1].set(-jnp.inf).at[:, 2].set(-jnp.inf)
+        outs, lses = (
+            outs.at[0, 1].set(jnp.nan).at[:, 2].set(jnp.inf),
+            lses.at[0, 1].set(-jnp.inf).at[:, 2].set(-jnp.inf),
+        )
         out, lse = fm.merge_attention_states(outs, lses)
         self.assert_close(out[1], np.asarray(outs[1, 1], np.float64))
         self.assertTrue((np.asarray(out[2]) == 0).all() and np.isneginf(lse[2]))
@@ -50,7 +53,11 @@ class MergeTest(OperationTest):
         outs, lses = normal(rng, (3, 4, 5), jnp.float32), normal(rng, (3, 4), jnp.float32)
         lses = lses.at[2, 1].set(-jnp.inf)
         jax.test_util.check_grads(
-            lambda o, f: fm.merge_attention_states(o, lses.at[:2].set(f)), (outs, lses[:2]), order=1, rtol=2e-2, atol=2e-2
+            lambda o, f: fm.merge_attention_states(o, lses.at[:2].set(f)),
+            (outs, lses[:2]),
+            order=1,
+            rtol=2e-2,
+            atol=2e-2,
         ) if hasattr(jax, "test_util") else None
         weights = jax.nn.softmax(lses, axis=0)
 

@@ -15,7 +15,19 @@ class Problem:
     """Operands of one packed call that a test may change, and its options."""
 
     def __init__(
-        self, rng, cu_q, cu_kv, *, total_q=None, total_kv=None, h_q=4, h_kv=2, d=12, d_v=8, dtype=jnp.float32, causal=False
+        self,
+        rng,
+        cu_q,
+        cu_kv,
+        *,
+        total_q=None,
+        total_kv=None,
+        h_q=4,
+        h_kv=2,
+        d=12,
+        d_v=8,
+        dtype=jnp.float32,
+        causal=False,
     ):
         self.cu_q, self.cu_kv = np.array(cu_q, np.int64), np.array(cu_kv, np.int64)
         self.total_q = int(self.cu_q[-1]) if total_q is None else total_q
@@ -27,8 +39,14 @@ class Problem:
 
     def call(self, implementation, q=None, k=None, v=None):
         return fm.flash_attn_varlen_func(
-            self.q if q is None else q, self.k if k is None else k, self.v if v is None else v, int32(self.cu_q),
-            int32(self.cu_kv), softmax_scale=self.scale, causal=self.causal, implementation=implementation,
+            self.q if q is None else q,
+            self.k if k is None else k,
+            self.v if v is None else v,
+            int32(self.cu_q),
+            int32(self.cu_kv),
+            softmax_scale=self.scale,
+            causal=self.causal,
+            implementation=implementation,
             **self.options,
         )
 
@@ -77,9 +95,15 @@ class PackedTest(OperationTest):
         h_kv, sequences = int(rng.integers(1, 4)), int(rng.integers(1, 6))
         total_q, total_kv = (int(x) for x in rng.integers(1, 60, 2))
         problem = Problem(
-            rng, cuts(rng, total_q, sequences), cuts(rng, total_kv, sequences), h_kv=h_kv,
-            h_q=h_kv * int(rng.integers(1, 4)), d=int(rng.integers(1, 30)), d_v=int(rng.integers(1, 30)),
-            causal=bool(seed % 2), dtype=(jnp.float32, jnp.bfloat16, jnp.float16)[seed % 3],
+            rng,
+            cuts(rng, total_q, sequences),
+            cuts(rng, total_kv, sequences),
+            h_kv=h_kv,
+            h_q=h_kv * int(rng.integers(1, 4)),
+            d=int(rng.integers(1, 30)),
+            d_v=int(rng.integers(1, 30)),
+            causal=bool(seed % 2),
+            dtype=(jnp.float32, jnp.bfloat16, jnp.float16)[seed % 3],
         )
         self.check(problem)
         if problem.q.dtype == jnp.float32:
@@ -233,7 +257,9 @@ class PackedTest(OperationTest):
         problem.options = dict(deterministic=True)
 
         def run():
-            results, pull = jax.vjp(lambda q, k, v: problem.call(self.implementation, q, k, v), problem.q, problem.k, problem.v)
+            results, pull = jax.vjp(
+                lambda q, k, v: problem.call(self.implementation, q, k, v), problem.q, problem.k, problem.v
+            )
             return (*results, *pull(tuple(jnp.ones_like(x) for x in results)))
 
         for x, y in zip(run(), run()):
@@ -265,7 +291,12 @@ class BatchedTest(OperationTest):
         q, k, v = self.operands(rng, t=t, s=s)
         for q_seqlens, kv_seqlens in (([t, t, t], [s, s, s]), ([0, 3, t], [s, 0, 5]), ([t, 2, 1], [1, s, 7])):
             got = fm.flash_attn_func(
-                q, k, v, causal=causal, q_seqlens=int32(q_seqlens), kv_seqlens=int32(kv_seqlens),
+                q,
+                k,
+                v,
+                causal=causal,
+                q_seqlens=int32(q_seqlens),
+                kv_seqlens=int32(kv_seqlens),
                 implementation=self.implementation,
             )
             self.assert_all_close(got, self.want(q, k, v, q_seqlens, kv_seqlens, causal))
@@ -295,13 +326,20 @@ class BatchedTest(OperationTest):
 
         def call(q, k, v):
             return fm.flash_attn_func(
-                q, k, v, causal=True, q_seqlens=int32(q_seqlens), kv_seqlens=int32(kv_seqlens),
+                q,
+                k,
+                v,
+                causal=True,
+                q_seqlens=int32(q_seqlens),
+                kv_seqlens=int32(kv_seqlens),
                 implementation=self.implementation,
             )
 
         results, pull = jax.vjp(call, q, k, v)
         self.assert_all_close(results, want)
-        for gradient, lengths in zip(pull(tuple(jnp.ones_like(x) for x in results)), (q_seqlens, kv_seqlens, kv_seqlens)):
+        for gradient, lengths in zip(
+            pull(tuple(jnp.ones_like(x) for x in results)), (q_seqlens, kv_seqlens, kv_seqlens)
+        ):
             self.assertTrue(np.isfinite(gradient).all())
             for i, length in enumerate(lengths):
                 self.assertTrue((np.asarray(gradient[i, length:]) == 0).all())
@@ -316,7 +354,10 @@ class BatchedTest(OperationTest):
         batched = fm.flash_attn_func(q, k, v, causal=True, implementation=self.implementation)
         cu_q, cu_kv = int32(np.arange(4) * 6), int32(np.arange(4) * 9)
         packed = fm.flash_attn_varlen_func(
-            *(x.reshape(-1, *x.shape[2:]) for x in (q, k, v)), cu_q, cu_kv, causal=True,
+            *(x.reshape(-1, *x.shape[2:]) for x in (q, k, v)),
+            cu_q,
+            cu_kv,
+            causal=True,
             implementation=self.implementation,
         )
         for x, y in zip(batched, packed):

@@ -19,16 +19,23 @@ def zeros(*shape, dtype=BF16):
 
 def decode(**changes):
     arguments = dict(
-        q=zeros(2, 3, 4, 24), k_cache=zeros(5, 16, 1, 24), block_table=zeros(2, 6, dtype=I32),
-        cache_seqlens=zeros(2, dtype=I32), head_dim_v=16,
+        q=zeros(2, 3, 4, 24),
+        k_cache=zeros(5, 16, 1, 24),
+        block_table=zeros(2, 6, dtype=I32),
+        cache_seqlens=zeros(2, dtype=I32),
+        head_dim_v=16,
     )
     return fm.flash_mla_with_kvcache(**(arguments | changes))
 
 
 def sparse(**changes):
     arguments = dict(
-        q=zeros(2, 3, 4, 576), k_cache=zeros(5, 16, 1, 656, dtype=U8), block_table=None, cache_seqlens=None,
-        is_fp8_kvcache=True, indices=zeros(2, 3, 8, dtype=I32),
+        q=zeros(2, 3, 4, 576),
+        k_cache=zeros(5, 16, 1, 656, dtype=U8),
+        block_table=None,
+        cache_seqlens=None,
+        is_fp8_kvcache=True,
+        indices=zeros(2, 3, 8, dtype=I32),
     )
     return fm.flash_mla_with_kvcache(**(arguments | changes))
 
@@ -38,9 +45,7 @@ def floats(**changes):
 
 
 def prefill(**changes):
-    arguments = dict(
-        q=zeros(7, 4, 24), kv=zeros(9, 1, 24), indices=zeros(7, 1, 8, dtype=I32), sm_scale=0.1, d_v=16
-    )
+    arguments = dict(q=zeros(7, 4, 24), kv=zeros(9, 1, 24), indices=zeros(7, 1, 8, dtype=I32), sm_scale=0.1, d_v=16)
     return fm.flash_mla_sparse_fwd(**(arguments | changes))
 
 
@@ -51,7 +56,10 @@ def batched(**changes):
 
 def packed(**changes):
     arguments = dict(
-        q=zeros(5, 4, 12), k=zeros(6, 2, 12), v=zeros(6, 2, 8), cu_seqlens_qo=zeros(3, dtype=I32),
+        q=zeros(5, 4, 12),
+        k=zeros(6, 2, 12),
+        v=zeros(6, 2, 8),
+        cu_seqlens_qo=zeros(3, dtype=I32),
         cu_seqlens_kv=zeros(3, dtype=I32),
     )
     return fm.flash_attn_varlen_func(**(arguments | changes))
@@ -69,7 +77,9 @@ def append(**changes):
 
 
 def metadata(**changes):
-    return fm.get_mla_metadata(**(dict(cache_seqlens=zeros(3, dtype=I32), num_q_tokens_per_head_k=16, num_heads_k=1) | changes))
+    return fm.get_mla_metadata(
+        **(dict(cache_seqlens=zeros(3, dtype=I32), num_q_tokens_per_head_k=16, num_heads_k=1) | changes)
+    )
 
 
 def merge(**changes):
@@ -80,6 +90,7 @@ def case(name, call, changes, error, text):
     return name, functools.partial(call, **changes), error, text
 
 
+# fmt: off
 REFUSALS = [
     # Rank, shape, and what must agree.
     case("decode_rank", decode, dict(q=zeros(2, 4, 24)), ValueError, r"q must have 4 dimensions \[b, s_q, h_q, d_qk\], got shape \(2, 4, 24\)\."),
@@ -211,6 +222,7 @@ REFUSALS = [
     case("merge_no_parts", merge, dict(outs=zeros(0, 3, 4), lses=zeros(0, 3, dtype=F32)), ValueError, "outs must have a number of parts of at least 1, got 0"),
     case("merge_base", merge, dict(lse_base="2"), ValueError, "lse_base must be one of 'e', 2, got '2'"),
 ]
+# fmt: on
 
 STATIC = [
     ("decode", decode, dict(head_dim_v=16, softmax_scale=0.1, causal=True, is_fp8_kvcache=False)),
@@ -219,10 +231,16 @@ STATIC = [
     ("batched", batched, dict(softmax_scale=0.1, causal=True, deterministic=True)),
     ("packed", packed, dict(softmax_scale=0.1, causal=True, deterministic=True, max_seqlen_qo=5, max_seqlen_kv=5)),
     ("quantize", quantize, dict(power_of_two_scales=True)),
-    ("metadata", metadata, dict(num_q_tokens_per_head_k=16, num_heads_k=1, num_heads_q=16, topk=64, is_fp8_kvcache=False)),
+    (
+        "metadata",
+        metadata,
+        dict(num_q_tokens_per_head_k=16, num_heads_k=1, num_heads_q=16, topk=64, is_fp8_kvcache=False),
+    ),
     ("merge", merge, dict(lse_base=2)),
 ]
-STATIC = [(f"{name}_{option}", call, option, value) for name, call, options in STATIC for option, value in options.items()]
+STATIC = [
+    (f"{name}_{option}", call, option, value) for name, call, options in STATIC for option, value in options.items()
+]
 
 
 class RefusalTest(parameterized.TestCase):

@@ -48,9 +48,17 @@ class Problem:
             if self.extra[2] is not None:
                 optional["extra_topk_length"] = int32(self.extra[2])
         return fm.flash_mla_with_kvcache(
-            self.q if q is None else q, self.k_cache if k_cache is None else k_cache, None, None, self.d_v,
-            is_fp8_kvcache=self.fmt is not None, indices=int32(self.indices), softmax_scale=self.scale,
-            attn_sink=self.attn_sink if attn_sink is None else attn_sink, implementation=implementation, **optional,
+            self.q if q is None else q,
+            self.k_cache if k_cache is None else k_cache,
+            None,
+            None,
+            self.d_v,
+            is_fp8_kvcache=self.fmt is not None,
+            indices=int32(self.indices),
+            softmax_scale=self.scale,
+            attn_sink=self.attn_sink if attn_sink is None else attn_sink,
+            implementation=implementation,
+            **optional,
         )
 
     def lists(self):
@@ -76,9 +84,14 @@ class Problem:
         b, s_q, h_q, d = self.q.shape
         caches = [self.k_cache] + ([] if self.extra is None else [self.extra[0]])
         d_q, d_pools, d_sink = oracle.sparse_gradient(
-            self.q.reshape(b * s_q, h_q, d), self.lists(), [c.shape[0] * c.shape[1] for c in caches],
-            np.asarray(d_out).reshape(b * s_q, h_q, -1), np.asarray(d_lse).swapaxes(1, 2).reshape(b * s_q, h_q),
-            d_v=self.d_v, scale=self.scale, attn_sink=self.attn_sink,
+            self.q.reshape(b * s_q, h_q, d),
+            self.lists(),
+            [c.shape[0] * c.shape[1] for c in caches],
+            np.asarray(d_out).reshape(b * s_q, h_q, -1),
+            np.asarray(d_lse).swapaxes(1, 2).reshape(b * s_q, h_q),
+            d_v=self.d_v,
+            scale=self.scale,
+            attn_sink=self.attn_sink,
         )
         return d_q.reshape(self.q.shape), d_pools, d_sink
 
@@ -93,7 +106,9 @@ class SparseDecodeTest(OperationTest):
     def check_gradients(self, problem):
         """In q, in a float cache, in the sink."""
         with_cache = problem.fmt is None
-        arrays = [problem.q] + [problem.k_cache] * with_cache + ([] if problem.attn_sink is None else [problem.attn_sink])
+        arrays = (
+            [problem.q] + [problem.k_cache] * with_cache + ([] if problem.attn_sink is None else [problem.attn_sink])
+        )
 
         def call(*arrays):
             q, *rest = arrays
@@ -116,9 +131,17 @@ class SparseDecodeTest(OperationTest):
         extra = (int(rng.integers(1, 9)), 2, int(rng.integers(1, 9))) if rng.integers(2) else None
         topk = int(rng.integers(1, 30))
         problem = Problem(
-            rng, fmt, b=int(rng.integers(1, 4)), s_q=int(rng.integers(1, 4)), h_q=int(rng.integers(1, 6)), topk=topk,
-            pages=int(rng.integers(1, 6)), page_size=int(rng.integers(1, 20)), extra=extra,
-            sink=bool(rng.integers(2)), dtype=(jnp.float32, jnp.bfloat16, jnp.float16)[seed // 3],
+            rng,
+            fmt,
+            b=int(rng.integers(1, 4)),
+            s_q=int(rng.integers(1, 4)),
+            h_q=int(rng.integers(1, 6)),
+            topk=topk,
+            pages=int(rng.integers(1, 6)),
+            page_size=int(rng.integers(1, 20)),
+            extra=extra,
+            sink=bool(rng.integers(2)),
+            dtype=(jnp.float32, jnp.bfloat16, jnp.float16)[seed // 3],
         )
         problem.topk_length = rng.integers(0, topk + 1, problem.q.shape[: 1 + seed % 2])
         self.check(problem)
@@ -137,7 +160,9 @@ class SparseDecodeTest(OperationTest):
             np.testing.assert_array_equal(got, expected)
 
     def test_many_blocks_and_tokens(self):
-        problem = Problem(np.random.default_rng(11), None, b=3, s_q=50, h_q=8, topk=700, pages=20, page_size=16, sink=True)
+        problem = Problem(
+            np.random.default_rng(11), None, b=3, s_q=50, h_q=8, topk=700, pages=20, page_size=16, sink=True
+        )
         problem.topk_length = np.random.default_rng(12).integers(0, 701, (3, 50))
         self.check(problem)
         self.check_gradients(problem)
@@ -299,8 +324,18 @@ class SparseDecodeTest(OperationTest):
         problem = Problem(np.random.default_rng(28), V32)
         want = problem.call(self.implementation)
         got = fm.flash_mla_with_kvcache(
-            problem.q, problem.k_cache, int32([[5]]), int32([-3]), 512, None, None, False, True,
-            int32(problem.indices), softmax_scale=problem.scale, implementation=self.implementation,
+            problem.q,
+            problem.k_cache,
+            int32([[5]]),
+            int32([-3]),
+            512,
+            None,
+            None,
+            False,
+            True,
+            int32(problem.indices),
+            softmax_scale=problem.scale,
+            implementation=self.implementation,
         )
         for x, y in zip(got, want):
             np.testing.assert_array_equal(x, y)

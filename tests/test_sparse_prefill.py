@@ -26,8 +26,14 @@ class Problem:
     def call(self, implementation, q=None, kv=None, attn_sink=None):
         lengths = None if self.topk_length is None else int32(self.topk_length)
         return fm.flash_mla_sparse_fwd(
-            self.q if q is None else q, self.kv if kv is None else kv, int32(self.indices), self.scale, self.d_v,
-            attn_sink=self.attn_sink if attn_sink is None else attn_sink, topk_length=lengths, lse_base=self.base,
+            self.q if q is None else q,
+            self.kv if kv is None else kv,
+            int32(self.indices),
+            self.scale,
+            self.d_v,
+            attn_sink=self.attn_sink if attn_sink is None else attn_sink,
+            topk_length=lengths,
+            lse_base=self.base,
             implementation=implementation,
         )
 
@@ -46,8 +52,14 @@ class Problem:
 
     def want_gradients(self, d_out, d_lse):
         d_q, (d_kv,), d_sink = oracle.sparse_gradient(
-            self.q, self.lists(), [len(self.kv)], np.asarray(d_out), np.asarray(d_lse) * self.unit, d_v=self.d_v,
-            scale=self.scale, attn_sink=self.attn_sink,
+            self.q,
+            self.lists(),
+            [len(self.kv)],
+            np.asarray(d_out),
+            np.asarray(d_lse) * self.unit,
+            d_v=self.d_v,
+            scale=self.scale,
+            attn_sink=self.attn_sink,
         )
         return d_q, d_kv[:, None], d_sink
 
@@ -74,8 +86,15 @@ class SparsePrefillTest(OperationTest):
         rng = np.random.default_rng(seed)
         d, topk = int(rng.integers(1, 40)), int(rng.integers(1, 30))
         problem = Problem(
-            rng, s_q=int(rng.integers(1, 9)), s_kv=int(rng.integers(1, 40)), h_q=int(rng.integers(1, 7)), d=d,
-            d_v=int(rng.integers(1, d + 1)), topk=topk, sink=bool(rng.integers(2)), base=(2, "e")[seed % 2],
+            rng,
+            s_q=int(rng.integers(1, 9)),
+            s_kv=int(rng.integers(1, 40)),
+            h_q=int(rng.integers(1, 7)),
+            d=d,
+            d_v=int(rng.integers(1, d + 1)),
+            topk=topk,
+            sink=bool(rng.integers(2)),
+            base=(2, "e")[seed % 2],
             dtype=(jnp.float32, jnp.bfloat16, jnp.float16)[seed % 3],
         )
         if rng.integers(2):

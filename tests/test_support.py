@@ -42,8 +42,16 @@ class SupportTest(parameterized.TestCase):
         for call, error, text in (
             (lambda: fm.supports("dense"), ValueError, "operation must be one of 'dense_decode'.*got 'dense'"),
             (lambda: fm.supports("mha", arch="sm80"), ValueError, "arch must be one of 'sm90', 'sm100', got 'sm80'"),
-            (lambda: fm.supports("mha", page_size=64), TypeError, "page_size is not an argument of mha, which has dtype"),
-            (lambda: fm.which_implementation("mha", implementation="triton"), ValueError, "implementation must be one of"),
+            (
+                lambda: fm.supports("mha", page_size=64),
+                TypeError,
+                "page_size is not an argument of mha, which has dtype",
+            ),
+            (
+                lambda: fm.which_implementation("mha", implementation="triton"),
+                ValueError,
+                "implementation must be one of",
+            ),
         ):
             with self.assertRaisesRegex(error, text):
                 call()
@@ -55,7 +63,9 @@ class SupportTest(parameterized.TestCase):
         name, reason = fm.which_implementation("mha", d_qk=64, d_v=64)
         self.assertEqual(name, "xla")
         self.assertIn("got 64, 64", reason)
-        with self.assertRaisesRegex(NotImplementedError, r'implementation="cuda" was asked for, but the mha kernel needs'):
+        with self.assertRaisesRegex(
+            NotImplementedError, r'implementation="cuda" was asked for, but the mha kernel needs'
+        ):
             fm.which_implementation("mha", implementation="cuda", d_qk=64, d_v=64)
 
     @parameterized.named_parameters(named(ATTENTION))
@@ -64,7 +74,9 @@ class SupportTest(parameterized.TestCase):
         import numpy as np
 
         operands = operation.operands(np.random.default_rng(0))
-        with self.assertRaisesRegex(NotImplementedError, r'implementation="cuda" was asked for, but the .* kernel needs'):
+        with self.assertRaisesRegex(
+            NotImplementedError, r'implementation="cuda" was asked for, but the .* kernel needs'
+        ):
             operation.call("cuda", **operands)
         with self.assertRaisesRegex(ValueError, "implementation must be one of None, 'cuda', 'xla', got 'gpu'"):
             operation.call("gpu", **operands)
@@ -95,7 +107,10 @@ class BuildTest(parameterized.TestCase):
         info = fm.build_info()
         self.assertEqual(info["version"], fm.__version__)
         self.assertEqual(tuple(info["kernels"]), OPERATIONS)
-        self.assertEqual((info["jax"], info["jaxlib"]), (jax.__version__, jax.lib.__version__ if hasattr(jax.lib, "__version__") else info["jaxlib"]))
+        self.assertEqual(
+            (info["jax"], info["jaxlib"]),
+            (jax.__version__, jax.lib.__version__ if hasattr(jax.lib, "__version__") else info["jaxlib"]),
+        )
 
     def test_export_safety_checks_name_every_target(self):
         checks = fm.export_safety_checks()
@@ -107,10 +122,22 @@ class BuildTest(parameterized.TestCase):
     def test_public_names(self):
         """Exactly these, and no module of ours or of others leaks."""
         names = {
-            "KVCacheFormat", "append_to_kv_cache", "build_info", "dequantize_kv_cache", "export_safety_checks",
-            "flash_attn_func", "flash_attn_varlen_func", "flash_attn_varlen_kvpacked_func",
-            "flash_attn_varlen_qkvpacked_func", "flash_mla_sparse_fwd", "flash_mla_with_kvcache", "get_mla_metadata",
-            "merge_attention_states", "quantize_kv_cache", "supports", "which_implementation",
+            "KVCacheFormat",
+            "append_to_kv_cache",
+            "build_info",
+            "dequantize_kv_cache",
+            "export_safety_checks",
+            "flash_attn_func",
+            "flash_attn_varlen_func",
+            "flash_attn_varlen_kvpacked_func",
+            "flash_attn_varlen_qkvpacked_func",
+            "flash_mla_sparse_fwd",
+            "flash_mla_with_kvcache",
+            "get_mla_metadata",
+            "merge_attention_states",
+            "quantize_kv_cache",
+            "supports",
+            "which_implementation",
         }
         self.assertEqual(set(fm.__all__), names)
         self.assertEqual(set(dir(fm)), names | {"__version__"})

@@ -150,7 +150,7 @@ def _place_rows(x, rows, exists, values):
 
 
 def _attends(config, q_first, q_block, q_length, k_first, k_block, k_length):
-    """bool [tiles, 1, 1, q_block, k_block]; causal masks align the last query with the last key."""
+    """Bool [tiles, 1, 1, q_block, k_block]; causal masks align the last query with the last key."""
     i = q_first[:, None] + from_here(q_block)
     j = k_first[:, None] + from_here(k_block)
     inside = (i < q_length[:, None])[:, :, None] & (j < k_length[:, None])[:, None]
@@ -235,9 +235,10 @@ def forward(config, *, q, k, v, cu_seqlens_qo, cu_seqlens_kv):
             k_exists = within < k_length[:, None]
             k_rows, v_rows = (_take(x, k_start[:, None] + within, k_exists) for x in (problem.k, problem.v))
             v32 = v_rows.astype(jnp.float32)
-            attends = _attends(config, first, tiling.block, q_length, jnp.broadcast_to(k_first, first.shape), block_k, k_length)
+            attends = _attends(config, first, tiling.block, q_length, k_first, block_k, k_length)
             return state.add(
-                _scores(config.scale, q_rows, k_rows), attends,
+                _scores(config.scale, q_rows, k_rows),
+                attends,
                 lambda p: jnp.einsum("xgrqk,xkgv->xgrqv", p, v32, precision=FULL),
             )
 
@@ -315,7 +316,7 @@ def _query_gradient(config, problem, query_rows):
             k_rows, v_rows = (
                 _take(x, k_start[:, None] + within, k_exists).astype(jnp.float32) for x in (problem.k, problem.v)
             )
-            attends = _attends(config, first, tiling.block, q_length, jnp.broadcast_to(k_first, first.shape), block_k, k_length)
+            attends = _attends(config, first, tiling.block, q_length, k_first, block_k, k_length)
             _, d_scores = _block_gradients(config, mine, k_rows, v_rows, attends)
             return total + jnp.einsum("xgrqk,xkgd->xqgrd", d_scores, k_rows, precision=FULL)
 
@@ -340,7 +341,7 @@ def _key_gradients(config, problem, query_rows):
         def add_block(q_first, totals):
             within = q_first + from_here(block_q)
             mine = query_rows.take(q_start[:, None] + within, within < q_length[:, None])
-            attends = _attends(config, jnp.broadcast_to(q_first, first.shape), block_q, q_length, first, tiling.block, k_length)
+            attends = _attends(config, q_first, block_q, q_length, first, tiling.block, k_length)
             p, d_scores = _block_gradients(config, mine, k_rows, v_rows, attends)
             return (
                 totals[0] + jnp.einsum("xgrqk,xqgrd->xkgd", d_scores, mine.q, precision=FULL),

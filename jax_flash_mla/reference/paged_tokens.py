@@ -17,12 +17,14 @@ E4M3_MAX = 448.0
 MIN_SCALE = 1e-4
 
 
-def as_bytes(cache):
-    """A uint8 view of a byte container."""
-    return cache if cache.dtype == jnp.uint8 else jax.lax.bitcast_convert_type(cache, jnp.uint8)
-
-
 _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+
+
+def as_unsigned(x):
+    """The bits of ``x`` as unsigned integers of the same size."""
+    unsigned = _UNSIGNED[x.dtype.itemsize]
+    return x if x.dtype == unsigned else jax.lax.bitcast_convert_type(x, unsigned)
+
 
 # Bytes are put together and taken apart by shifts: a bitcast that changes the rank cannot
 # be exported with symbolic shapes.
@@ -40,9 +42,8 @@ def from_bytes(x, dtype):
 def to_bytes(x):
     """``x`` as little-endian uint8, its last axis as many times longer as an item has bytes."""
     width = x.dtype.itemsize
-    unsigned = _UNSIGNED[width]
-    bits = jax.lax.bitcast_convert_type(x, unsigned)
-    parts = jnp.stack([bits >> unsigned(8 * i) for i in range(width)], axis=-1).astype(jnp.uint8)
+    bits = as_unsigned(x)
+    parts = jnp.stack([bits >> bits.dtype.type(8 * i) for i in range(width)], axis=-1).astype(jnp.uint8)
     return parts.reshape(*x.shape[:-1], x.shape[-1] * width)
 
 
@@ -125,7 +126,7 @@ def read_tokens(cache, fmt, pages, slots):
     """
     if fmt is None:
         return cache[:, :, 0].at[pages, slots].get(mode="clip")
-    cache = as_bytes(cache)
+    cache = as_unsigned(cache)
     parts = [gather_runs(cache, pages, first, width) for first, width in runs(fmt, cache.shape[1], slots)]
     latent, rope = decode(fmt, jnp.concatenate(parts, axis=-1))
     return jnp.concatenate([latent, rope.astype(jnp.float32)], axis=-1)
@@ -186,9 +187,7 @@ def quantize(fmt, latent, rope, power_of_two_scales: bool):
     if fmt.planar or power_of_two_scales:
         scale = _round_up_to_power_of_two(scale)
     quotient = divide(values, scale[..., None])
-    codes = jax.lax.bitcast_convert_type(
-        jnp.clip(quotient, -E4M3_MAX, E4M3_MAX).astype(jnp.float8_e4m3fn), jnp.uint8
-    )
+    codes = jax.lax.bitcast_convert_type(jnp.clip(quotient, -E4M3_MAX, E4M3_MAX).astype(jnp.float8_e4m3fn), jnp.uint8)
     nan_code = jnp.uint8(0x7F)
     codes = jnp.where(finite[..., None], codes, nan_code).reshape(*latent.shape[:-1], fmt.latent_dim)
     rope = to_bytes(rope.astype(jnp.bfloat16))
@@ -208,7 +207,7 @@ def _round_up_to_power_of_two(scale):
 
 
 def divide(x, y):
-    """x / y in float32, rounded to nearest even, for finite x and positive normal y.
+    """X / y in float32, rounded to nearest even, for finite x and positive normal y.
 
     Compilers replace division by multiplication with a reciprocal, or approximate it,
     which moves results by a unit in the last place and now and then a code by one.

@@ -189,9 +189,7 @@ def backward(scale, d_v, q, sources, sinks, out, lse, d_out, d_lse, pool_gradien
                 keys = keys.astype(jnp.float32)
                 d_weights = jnp.einsum("xhv,xkv->xhk", d_rows, keys[..., :d_v], precision=FULL)
                 scores = _scores(scale, rows, keys)
-                p, d_scores = gradients(
-                    scores, known[:, None], mine.lse, mine.share, d_weights, mine.delta, mine.d_lse
-                )
+                p, d_scores = gradients(scores, known[:, None], mine.lse, mine.share, d_weights, mine.delta, mine.d_lse)
                 d_scores = scale * d_scores
                 d_rows_q += jnp.einsum("xhk,xkd->xhd", d_scores, keys, precision=FULL)
                 if d_pool is not None:

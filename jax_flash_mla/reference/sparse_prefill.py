@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
 from jax_flash_mla.reference import sparse
 from jax_flash_mla.reference.softmax import sink_gradient, sink_per_problem
 from jax_flash_mla.reference.tiles import nonempty

@@ -26,6 +26,7 @@ def at_least_one(size):
 
 
 def ceil_div(a, b):
+    """The quotient, rounded up."""
     return -(-a // b)
 
 

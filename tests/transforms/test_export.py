@@ -39,7 +39,9 @@ def symbolic_like(operation, operands):
     family = next(family for family in SYMBOLIC if operation.name.startswith(family))
     scope = jax.export.SymbolicScope()
     return {
-        name: jax.ShapeDtypeStruct(jax.export.symbolic_shape(SYMBOLIC[family][name], scope=scope, like=x.shape), x.dtype)
+        name: jax.ShapeDtypeStruct(
+            jax.export.symbolic_shape(SYMBOLIC[family][name], scope=scope, like=x.shape), x.dtype
+        )
         for name, x in operands.items()
     }
 

@@ -32,9 +32,7 @@ class DataParallelTest(OperationTest):
         draws = [operation.operands(rng, optional=operation.optional) for _ in range(REPLICAS)]
         members = [{n: draws[0][n] if n in self.SHARED else d[n] for n in d} for d in draws]
         names = tuple(draws[0])
-        operands = {
-            n: members[0][n] if n in self.SHARED else jnp.stack([m[n] for m in members]) for n in names
-        }
+        operands = {n: members[0][n] if n in self.SHARED else jnp.stack([m[n] for m in members]) for n in names}
         specs = {n: P() if n in self.SHARED else P("data") for n in names}
         return operands, specs, members
 
@@ -111,8 +109,18 @@ class TensorParallelTest(OperationTest):
     """Query heads split over devices, the latent cache on all of them."""
 
     CASES = (
-        ("dense_decode", "k_cache", dict(q=P(None, None, "tp"), attn_sink=P("tp")), (P(None, None, "tp"), P(None, "tp"))),
-        ("sparse_decode_float", "k_cache", dict(q=P(None, None, "tp"), attn_sink=P("tp")), (P(None, None, "tp"), P(None, "tp"))),
+        (
+            "dense_decode",
+            "k_cache",
+            dict(q=P(None, None, "tp"), attn_sink=P("tp")),
+            (P(None, None, "tp"), P(None, "tp")),
+        ),
+        (
+            "sparse_decode_float",
+            "k_cache",
+            dict(q=P(None, None, "tp"), attn_sink=P("tp")),
+            (P(None, None, "tp"), P(None, "tp")),
+        ),
         ("sparse_prefill", "kv", dict(q=P(None, "tp"), attn_sink=P("tp")), (P(None, "tp"),) * 3),
     )
 
@@ -142,7 +150,9 @@ class TensorParallelTest(OperationTest):
         gradient = jax.jit(jax.grad(lambda kw, p: loss(lambda **x: mapped(x), kw, p), argnums=1))
         pool_value = placed.pop(pool)
         self.assertEqual(collectives(gradient.lower(placed, pool_value).compile()), {"all-reduce": 1})
-        want = jax.grad(lambda p: loss(lambda **x: operation.call(self.implementation, **x), operands, p))(operands[pool])
+        want = jax.grad(lambda p: loss(lambda **x: operation.call(self.implementation, **x), operands, p))(
+            operands[pool]
+        )
         self.assert_close(gradient(placed, pool_value), np.asarray(want, np.float64), arithmetic=1e-5)
 
 
@@ -171,9 +181,7 @@ class ContextParallelTest(OperationTest):
             return out[None], lse[None]
 
         mapped = jax.jit(
-            jax.shard_map(
-                attend, mesh=cp, in_specs=(P(), P("cp"), P("cp"), P("cp")), out_specs=(P("cp"), P("cp"))
-            )
+            jax.shard_map(attend, mesh=cp, in_specs=(P(), P("cp"), P("cp"), P("cp")), out_specs=(P("cp"), P("cp")))
         )
         self.assertEqual(collectives(mapped.lower(q, pool, table, lengths).compile()), {"all-gather": 2})
         out, lse = mapped(q, pool, table, lengths)

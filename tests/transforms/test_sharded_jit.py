@@ -16,8 +16,14 @@ import jax_flash_mla as fm
 BATCH = {
     "dense_decode": dict(q=0, k_cache=None, block_table=0, cache_seqlens=0, attn_sink=None),
     "sparse_decode": dict(
-        q=0, k_cache=None, indices=0, topk_length=0, extra_k_cache=None, extra_indices_in_kvcache=0,
-        extra_topk_length=0, attn_sink=None,
+        q=0,
+        k_cache=None,
+        indices=0,
+        topk_length=0,
+        extra_k_cache=None,
+        extra_indices_in_kvcache=0,
+        extra_topk_length=0,
+        attn_sink=None,
     ),
     "sparse_prefill": dict(q=0, kv=None, indices=0, topk_length=0, attn_sink=None),
     "mha_batched": dict(q=0, k=0, v=0, q_seqlens=0, kv_seqlens=0),
@@ -113,7 +119,10 @@ class ShardedJitTest(OperationTest):
         """The mapped axis is the one that is split."""
         pools = {n for n, axis in axes_of(BATCH, operation).items() if axis is None and n != "attn_sink"}
         operands = operation.operands(np.random.default_rng(2), optional=operation.optional)
-        operands = {n: x if n in pools else jnp.stack([x * (i + 1) if x.dtype == jnp.float32 else x for i in range(DEVICES)]) for n, x in operands.items()}
+        operands = {
+            n: x if n in pools else jnp.stack([x * (i + 1) if x.dtype == jnp.float32 else x for i in range(DEVICES)])
+            for n, x in operands.items()
+        }
         placed = self.placed(operands, {n: 0 for n in operands if n not in pools})
         in_axes = ({n: None if n in pools else 0 for n in operands},)
         call = jax.jit(jax.vmap(lambda kw: operation.call(self.implementation, **kw), in_axes=in_axes))
@@ -175,7 +184,10 @@ class ShardedJitTest(OperationTest):
         spec = P()
         mapped = jax.shard_map(
             lambda kw: operation.call(self.implementation, **kw),
-            mesh=mesh, in_specs=(spec,), out_specs=spec, axis_names={"x"},
+            mesh=mesh,
+            in_specs=(spec,),
+            out_specs=spec,
+            axis_names={"x"},
         )
         self.assert_all_close(jax.jit(mapped)(operands), operation.want(**operands))
 

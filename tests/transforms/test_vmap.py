@@ -16,9 +16,7 @@ def stacked(operation, rng, optional, mapped, members=MEMBERS):
     """Operands in which those in ``mapped`` have a leading axis, and the members one by one."""
     draws = [operation.operands(rng, optional=optional) for _ in range(members)]
     members = [{name: d[name] if name in mapped else draws[0][name] for name in d} for d in draws]
-    batch = {
-        name: jnp.stack([m[name] for m in members]) if name in mapped else draws[0][name] for name in draws[0]
-    }
+    batch = {name: jnp.stack([m[name] for m in members]) if name in mapped else draws[0][name] for name in draws[0]}
     return batch, members
 
 
@@ -123,7 +121,9 @@ class VmapGradientTest(OperationTest):
             logits = jnp.where(jnp.isfinite(results[-1]), results[-1], 0.0)
             return jnp.sum(weight * results[0]) + jnp.sum(logits)
 
-        weight = jnp.asarray(np.random.default_rng(6).standard_normal(operation.want(**members[0])[0].shape), jnp.float32)
+        weight = jnp.asarray(
+            np.random.default_rng(6).standard_normal(operation.want(**members[0])[0].shape), jnp.float32
+        )
 
         def split(x):
             return {n: x[n] for n in names}, {n: x[n] for n in rest}

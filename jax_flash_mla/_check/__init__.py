@@ -1,0 +1,1 @@
+"""Checking an installation: every operation against a float64 oracle."""
