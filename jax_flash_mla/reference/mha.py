@@ -150,9 +150,13 @@ def _place_rows(x, rows, exists, values):
 
 
 def _attends(config, q_first, q_block, q_length, k_first, k_block, k_length):
-    """Bool [tiles, 1, 1, q_block, k_block]; causal masks align the last query with the last key."""
-    i = q_first[:, None] + from_here(q_block)
-    j = k_first[:, None] + from_here(k_block)
+    """Which queries of a tile see which keys: bool [tiles, 1, 1, q_block, k_block].
+
+    ``q_first`` and ``k_first`` are one for each tile, or one for all. Causal masks align
+    the last query with the last key.
+    """
+    i = q_first.reshape(-1, 1) + from_here(q_block)
+    j = k_first.reshape(-1, 1) + from_here(k_block)
     inside = (i < q_length[:, None])[:, :, None] & (j < k_length[:, None])[:, None]
     if config.causal:
         reach = i + (k_length - q_length)[:, None]
