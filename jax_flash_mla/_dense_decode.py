@@ -6,30 +6,23 @@ import dataclasses
 
 from jax_flash_mla import _support
 from jax_flash_mla import _validation as check
-from jax_flash_mla._derivative import Differentiable, gradient_operands
-from jax_flash_mla._stage import Pool, Stage
+from jax_flash_mla._derivative import attention
+from jax_flash_mla._stage import Pool
 from jax_flash_mla.reference import dense_decode as reference
 
-_OPERANDS = {
-    "q": "b s h d",
-    "k_cache": "p t g d",
-    "block_table": "b n",
-    "cache_seqlens": "b",
-    "attn_sink": "m h",
-}
-_OUT, _LSE = "b s h v", "b h s"
-_POOLS = {"k_cache": Pool(ids="block_table", axes=1)}
-
-ATTENTION = Differentiable(
-    forward=Stage("dense_decode_forward", reference.forward, _OPERANDS, (_OUT, _LSE), _POOLS),
-    operands=("q", "k_cache", "attn_sink"),
-    backward=Stage(
-        "dense_decode_backward",
-        reference.backward,
-        gradient_operands(_OPERANDS, _OUT, _LSE),
-        tuple(_OPERANDS[name] for name in ("q", "k_cache", "attn_sink")),
-        _POOLS,
-    ),
+ATTENTION = attention(
+    "dense_decode",
+    reference,
+    operands={
+        "q": "b s h d",
+        "k_cache": "p t g d",
+        "block_table": "b n",
+        "cache_seqlens": "b",
+        "attn_sink": "m h",
+    },
+    results=("b s h v", "b h s"),
+    differentiable=("q", "k_cache", "attn_sink"),
+    pools={"k_cache": Pool(ids="block_table", axes=1)},
 )
 
 

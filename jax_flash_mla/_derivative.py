@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jax_flash_mla import _vma
-from jax_flash_mla._stage import Stage
+from jax_flash_mla._stage import Pool, Stage
 
 # Names for jax.checkpoint policies; a policy that saves them spares the second forward call.
 CHECKPOINT_NAMES = ("jax_flash_mla.out", "jax_flash_mla.lse")
@@ -43,9 +43,32 @@ class Differentiable:
         return _call(self, config, *_vma.harmonize(ordered))
 
 
-def gradient_operands(operands: dict[str, str], out: str, lse: str) -> dict[str, str]:
-    """Axis names of a backward stage's operands, from those of its forward stage."""
-    return operands | {"out": out, "lse": lse, "d_out": out, "d_lse": lse}
+def attention(
+    name: str,
+    reference,
+    operands: dict[str, str],
+    results: tuple[str, ...],
+    differentiable: tuple[str, ...],
+    pools: dict[str, Pool] | None = None,
+) -> Differentiable:
+    """The forward and backward stages of an attention operation.
+
+    Args:
+      name: of the operation.
+      reference: module with its ``forward`` and ``backward``.
+      operands, results: axis names, those of ``out`` first and of ``lse`` last.
+      differentiable: the operands with a gradient.
+      pools: the operands addressed by ids.
+    """
+    pools = pools or {}
+    out, lse = results[0], results[-1]
+    cotangents = {"out": out, "lse": lse, "d_out": out, "d_lse": lse}
+    gradients = tuple(operands[operand] for operand in differentiable)
+    return Differentiable(
+        forward=Stage(f"{name}_forward", reference.forward, operands, results, pools),
+        backward=Stage(f"{name}_backward", reference.backward, operands | cotangents, gradients, pools),
+        operands=differentiable,
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -8,28 +8,21 @@ import jax.numpy as jnp
 
 from jax_flash_mla import _support
 from jax_flash_mla import _validation as check
-from jax_flash_mla._derivative import Differentiable, gradient_operands
-from jax_flash_mla._stage import Stage
+from jax_flash_mla._derivative import attention
 from jax_flash_mla.reference import mha as reference
 
-_OPERANDS = {
-    "q": "b t h d",
-    "k": "b s g d",
-    "v": "b s g v",
-    "cu_seqlens_qo": "b n",
-    "cu_seqlens_kv": "b n",
-}
-_OUT, _LSE = "b t h v", "b t h"
-
-ATTENTION = Differentiable(
-    forward=Stage("mha_forward", reference.forward, _OPERANDS, (_OUT, _LSE)),
-    operands=("q", "k", "v"),
-    backward=Stage(
-        "mha_backward",
-        reference.backward,
-        gradient_operands(_OPERANDS, _OUT, _LSE),
-        tuple(_OPERANDS[name] for name in ("q", "k", "v")),
-    ),
+ATTENTION = attention(
+    "mha",
+    reference,
+    operands={
+        "q": "b t h d",
+        "k": "b s g d",
+        "v": "b s g v",
+        "cu_seqlens_qo": "b n",
+        "cu_seqlens_kv": "b n",
+    },
+    results=("b t h v", "b t h"),
+    differentiable=("q", "k", "v"),
 )
 
 

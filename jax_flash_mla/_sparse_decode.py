@@ -3,47 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 
 from jax_flash_mla import _support
 from jax_flash_mla import _validation as check
-from jax_flash_mla._derivative import Differentiable, gradient_operands
+from jax_flash_mla._derivative import attention
 from jax_flash_mla._kv_cache_format import KVCacheFormat
-from jax_flash_mla._stage import Pool, Stage
+from jax_flash_mla._stage import Pool
 from jax_flash_mla.reference import sparse_decode as reference
 from jax_flash_mla.reference.paged_tokens import as_unsigned
 
-_OPERANDS = {
-    "q": "b s h d",
-    "k_cache": "p t o c",
-    "indices": "b s k",
-    "topk_length": "b s",
-    "extra_k_cache": "e u o c",
-    "extra_indices": "b s j",
-    "extra_topk_length": "b s",
-    "attn_sink": "m h",
-}
-_OUT, _LSE = "b s h v", "b h s"
-_POOLS = {"k_cache": Pool(ids="indices", axes=2), "extra_k_cache": Pool(ids="extra_indices", axes=2)}
-
-_FORWARD = Stage("sparse_decode_forward", reference.forward, _OPERANDS, (_OUT, _LSE), _POOLS)
-
-
-def _attention(differentiable: tuple[str, ...]) -> Differentiable:
-    backward = Stage(
-        "sparse_decode_backward",
-        reference.backward,
-        gradient_operands(_OPERANDS, _OUT, _LSE),
-        tuple(_OPERANDS[name] for name in differentiable),
-        _POOLS,
-    )
-    return Differentiable(_FORWARD, backward, differentiable)
-
-
-ATTENTION = _attention(("q", "k_cache", "extra_k_cache", "attn_sink"))
+_attention = functools.partial(
+    attention,
+    "sparse_decode",
+    reference,
+    operands={
+        "q": "b s h d",
+        "k_cache": "p t o c",
+        "indices": "b s k",
+        "topk_length": "b s",
+        "extra_k_cache": "e u o c",
+        "extra_indices": "b s j",
+        "extra_topk_length": "b s",
+        "attn_sink": "m h",
+    },
+    results=("b s h v", "b h s"),
+    pools={"k_cache": Pool(ids="indices", axes=2), "extra_k_cache": Pool(ids="extra_indices", axes=2)},
+)
+ATTENTION = _attention(differentiable=("q", "k_cache", "extra_k_cache", "attn_sink"))
 # Bytes have no gradient.
-ATTENTION_FP8 = _attention(("q", "attn_sink"))
+ATTENTION_FP8 = _attention(differentiable=("q", "attn_sink"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,30 +8,23 @@ import jax
 
 from jax_flash_mla import _support
 from jax_flash_mla import _validation as check
-from jax_flash_mla._derivative import Differentiable, gradient_operands
-from jax_flash_mla._stage import Pool, Stage
+from jax_flash_mla._derivative import attention
+from jax_flash_mla._stage import Pool
 from jax_flash_mla.reference import sparse_prefill as reference
 
-_OPERANDS = {
-    "q": "b h d",
-    "kv": "p d",
-    "indices": "b k",
-    "topk_length": "b",
-    "attn_sink": "m h",
-}
-_OUT, _MAX_LOGITS, _LSE = "b h v", "b h", "b h"
-_POOLS = {"kv": Pool(ids="indices", axes=1)}
-
-ATTENTION = Differentiable(
-    forward=Stage("sparse_prefill_forward", reference.forward, _OPERANDS, (_OUT, _MAX_LOGITS, _LSE), _POOLS),
-    operands=("q", "kv", "attn_sink"),
-    backward=Stage(
-        "sparse_prefill_backward",
-        reference.backward,
-        gradient_operands(_OPERANDS, _OUT, _LSE),
-        tuple(_OPERANDS[name] for name in ("q", "kv", "attn_sink")),
-        _POOLS,
-    ),
+ATTENTION = attention(
+    "sparse_prefill",
+    reference,
+    operands={
+        "q": "b h d",
+        "kv": "p d",
+        "indices": "b k",
+        "topk_length": "b",
+        "attn_sink": "m h",
+    },
+    results=("b h v", "b h", "b h"),
+    differentiable=("q", "kv", "attn_sink"),
+    pools={"kv": Pool(ids="indices", axes=1)},
 )
 
 

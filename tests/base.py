@@ -1,7 +1,10 @@
 """The base of tests that run once for every implementation that this machine has."""
 
+import functools
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
@@ -9,6 +12,8 @@ from jax_flash_mla._check.tolerance import ARITHMETIC, error_ratio
 
 # What can be tested here. A kernel's backend joins this list and every test below.
 IMPLEMENTATIONS = ("xla",)
+# Gradients add up more rounding errors than results do.
+GRADIENT_ARITHMETIC = 1e-5
 
 
 def for_each_implementation(cls):
@@ -46,3 +51,27 @@ class OperationTest(parameterized.TestCase):
         self.assertEqual(len(got), len(want))
         for i, (g, w) in enumerate(zip(got, want)):
             self.assert_close(g, w, what=f"result {i}", **kwargs)
+
+
+class ProblemTest(OperationTest):
+    """Tests over problems: objects with ``call``, ``arrays``, ``want`` and ``want_gradients``.
+
+    ``call(implementation, *arrays)`` runs the operation, with other values for the
+    differentiable operands that ``arrays()`` lists; ``want_gradients(d_out, d_lse)`` are the
+    oracle's gradients of those.
+    """
+
+    def check(self, problem, arithmetic=ARITHMETIC):
+        """Compares the results with the oracle, and returns them."""
+        got = problem.call(self.implementation)
+        self.assert_all_close(got, problem.want(), arithmetic=arithmetic)
+        return got
+
+    def check_gradients(self, problem, arithmetic=GRADIENT_ARITHMETIC):
+        """Compares the gradients with the oracle; results between out and lse have none."""
+        (out, *between, lse), pull = jax.vjp(functools.partial(problem.call, self.implementation), *problem.arrays())
+        rng = np.random.default_rng(99)
+        d_out, d_lse = (jnp.asarray(rng.standard_normal(x.shape), x.dtype) for x in (out, lse))
+        got = pull((d_out, *(jnp.full_like(x, 1e3) for x in between), d_lse))
+        for i, (g, w) in enumerate(zip(got, problem.want_gradients(d_out, d_lse), strict=True)):
+            self.assert_close(g, w, arithmetic=arithmetic, what=f"gradient {i}")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 from absl.testing import parameterized
-from base import OperationTest, for_each_implementation
+from base import OperationTest, ProblemTest, for_each_implementation
 from operations import int32, normal
 
 import jax_flash_mla as fm
@@ -59,6 +59,10 @@ class Problem:
         out[sorted(spoiled)] = lse[sorted(spoiled)] = np.nan
         return out, lse
 
+    def arrays(self):
+        """The differentiable operands."""
+        return [self.q, self.k, self.v]
+
     def want_gradients(self, d_out, d_lse):
         q_ranges, kv_ranges, q_spoiled, kv_spoiled = self.ranges()
         d_q, d_k, d_v = oracle.mha_gradient(
@@ -74,21 +78,7 @@ def cuts(rng, total, sequences):
 
 
 @for_each_implementation
-class PackedTest(OperationTest):
-    def check(self, problem):
-        got = problem.call(self.implementation)
-        self.assert_all_close(got, problem.want())
-        return got
-
-    def check_gradients(self, problem, arithmetic=1e-5):
-        (out, lse), pull = jax.vjp(
-            lambda q, k, v: problem.call(self.implementation, q, k, v), problem.q, problem.k, problem.v
-        )
-        rng = np.random.default_rng(99)
-        d_out, d_lse = normal(rng, out.shape, out.dtype), normal(rng, lse.shape, jnp.float32)
-        for got, want in zip(pull((d_out, d_lse)), problem.want_gradients(d_out, d_lse)):
-            self.assert_close(got, want, arithmetic=arithmetic)
-
+class PackedTest(ProblemTest):
     @parameterized.parameters(range(10))
     def test_random_shapes(self, seed):
         rng = np.random.default_rng(seed)

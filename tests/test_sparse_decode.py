@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 from absl.testing import parameterized
-from base import OperationTest, for_each_implementation
+from base import ProblemTest, for_each_implementation
 from operations import MODEL1, V32, fp8_cache, int32, normal
 
 import jax_flash_mla as fm
@@ -39,8 +39,12 @@ class Problem:
             return normal(rng, (pages, page_size, 1, FLOAT_DIMS[0]), dtype)
         return fp8_cache(rng, self.fmt, pages, page_size)
 
-    def call(self, implementation, q=None, k_cache=None, attn_sink=None):
+    def call(self, implementation, *arrays):
+        q, *rest = arrays or self.arrays()
+        k_cache = rest.pop(0) if self.fmt is None else self.k_cache
         optional = {}
+        if self.attn_sink is not None:
+            optional["attn_sink"] = rest.pop(0)
         if self.topk_length is not None:
             optional["topk_length"] = int32(self.topk_length)
         if self.extra is not None:
@@ -48,15 +52,14 @@ class Problem:
             if self.extra[2] is not None:
                 optional["extra_topk_length"] = int32(self.extra[2])
         return fm.flash_mla_with_kvcache(
-            self.q if q is None else q,
-            self.k_cache if k_cache is None else k_cache,
+            q,
+            k_cache,
             None,
             None,
             self.d_v,
             is_fp8_kvcache=self.fmt is not None,
             indices=int32(self.indices),
             softmax_scale=self.scale,
-            attn_sink=self.attn_sink if attn_sink is None else attn_sink,
             implementation=implementation,
             **optional,
         )
@@ -80,6 +83,11 @@ class Problem:
         )
         return out.reshape(b, s_q, h_q, self.d_v), lse.reshape(b, s_q, h_q).swapaxes(1, 2)
 
+    def arrays(self):
+        """The differentiable operands: queries, a float cache, the sink."""
+        caches = [self.k_cache] if self.fmt is None else []
+        return [self.q, *caches] + ([] if self.attn_sink is None else [self.attn_sink])
+
     def want_gradients(self, d_out, d_lse):
         b, s_q, h_q, d = self.q.shape
         caches = [self.k_cache] + ([] if self.extra is None else [self.extra[0]])
@@ -93,37 +101,12 @@ class Problem:
             scale=self.scale,
             attn_sink=self.attn_sink,
         )
-        return d_q.reshape(self.q.shape), d_pools, d_sink
+        d_caches = [d_pools[0].reshape(self.k_cache.shape)] if self.fmt is None else []
+        return [d_q.reshape(self.q.shape), *d_caches] + ([] if d_sink is None else [d_sink])
 
 
 @for_each_implementation
-class SparseDecodeTest(OperationTest):
-    def check(self, problem):
-        got = problem.call(self.implementation)
-        self.assert_all_close(got, problem.want())
-        return got
-
-    def check_gradients(self, problem):
-        """In q, in a float cache, in the sink."""
-        with_cache = problem.fmt is None
-        arrays = (
-            [problem.q] + [problem.k_cache] * with_cache + ([] if problem.attn_sink is None else [problem.attn_sink])
-        )
-
-        def call(*arrays):
-            q, *rest = arrays
-            cache = rest.pop(0) if with_cache else None
-            return problem.call(self.implementation, q, cache, *rest)
-
-        (out, lse), pull = jax.vjp(call, *arrays)
-        rng = np.random.default_rng(99)
-        d_out, d_lse = normal(rng, out.shape, out.dtype), normal(rng, lse.shape, jnp.float32)
-        d_q, d_pools, d_sink = problem.want_gradients(d_out, d_lse)
-        want = [d_q] + ([d_pools[0].reshape(problem.k_cache.shape)] if with_cache else [])
-        want += [] if problem.attn_sink is None else [d_sink]
-        for got, expected in zip(pull((d_out, d_lse)), want, strict=True):
-            self.assert_close(got, expected, arithmetic=1e-5)
-
+class SparseDecodeTest(ProblemTest):
     @parameterized.parameters(range(9))
     def test_random_shapes(self, seed):
         rng = np.random.default_rng(seed)
@@ -348,7 +331,12 @@ class SparseDecodeTest(OperationTest):
     def test_bytes_have_no_gradient(self):
         problem = Problem(np.random.default_rng(30), V32)
         cache = jax.lax.bitcast_convert_type(problem.k_cache, jnp.float8_e4m3fn)
-        gradient = jax.grad(lambda c: problem.call(self.implementation, k_cache=c)[0].sum())(cache)
+
+        def loss(cache):
+            problem.k_cache = cache
+            return problem.call(self.implementation)[0].sum()
+
+        gradient = jax.grad(loss)(cache)
         self.assertTrue((np.asarray(gradient).astype(np.float32) == 0).all())
 
 

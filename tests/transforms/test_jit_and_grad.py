@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
-from base import OperationTest, for_each_implementation
+from base import GRADIENT_ARITHMETIC, OperationTest, for_each_implementation
 from operations import ALL, ATTENTION, named
 
 
@@ -39,9 +39,6 @@ class JitTest(OperationTest):
 
 @for_each_implementation
 class GradientTest(OperationTest):
-    # Gradients add up more rounding errors than results do.
-    ARITHMETIC = 1e-5
-
     def check(self, operation, operands):
         names = [name for name in operation.differentiable if name in operands]
         rest = {name: x for name, x in operands.items() if name not in names}
@@ -54,7 +51,7 @@ class GradientTest(OperationTest):
         want = operation.gradients(cotangents, **operands)
         for name, got in zip(names, pull(cotangents)):
             self.assertEqual(got.dtype, operands[name].dtype)
-            self.assert_close(got, want[name], arithmetic=self.ARITHMETIC, what=f"gradient of {name}")
+            self.assert_close(got, want[name], arithmetic=GRADIENT_ARITHMETIC, what=f"gradient of {name}")
 
     @parameterized.named_parameters(named(ATTENTION))
     def test_gradients(self, operation):
