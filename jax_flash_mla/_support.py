@@ -7,6 +7,7 @@ architectures there is one. Everything else runs in pure JAX.
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -109,7 +110,7 @@ def supports(operation: str, *, arch: str | None = None, **shapes_and_dtypes) ->
     missing = [name for name in wanted if name not in KERNELS[operation]]
     if missing or not KERNELS[operation]:
         where = f" for {', '.join(missing)}" if missing else ""
-        return f"this build of jax_flash_mla has no {operation} kernel{where}."
+        return f"this build has no {operation} kernel{where}."
     return None
 
 
@@ -148,7 +149,11 @@ def resolve(operation: str, implementation: str | None, **shapes_and_dtypes) -> 
 
 @functools.cache
 def _warn_once(operation: str, reason: str) -> None:
-    warnings.warn(f"jax_flash_mla runs {operation} in XLA: {reason}", stacklevel=4)
+    # The line to blame is the first one outside this package.
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("jax_flash_mla"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(f"jax_flash_mla runs {operation} in XLA: {reason}", stacklevel=level)
 
 
 @functools.cache

@@ -146,6 +146,16 @@ class DenseDecodeTest(ProblemTest):
         self.check(problem)
         self.check_gradients(problem)
 
+    def test_a_million_queries(self):
+        """One key for each of the last three, more or less by the causal mask."""
+        problem = Problem(np.random.default_rng(40), b=1, s_q=2**20, h_q=1, d=4, d_v=4, lengths=[3], causal=True)
+        out, lse = (np.asarray(x) for x in problem.call(self.implementation))
+        self.assertTrue((out[0, :-3] == 0).all() and np.isneginf(lse[0, 0, :-3]).all())
+        problem.q = problem.q[:, -3:]
+        want_out, want_lse = problem.want()
+        self.assert_close(out[:, -3:], want_out)
+        self.assert_close(lse[:, :, -3:], want_lse)
+
     @parameterized.parameters(False, True)
     def test_empty_requests(self, causal):
         problem = Problem(np.random.default_rng(22), lengths=[0, 5, 0], causal=causal, sink=True)

@@ -118,6 +118,16 @@ class PackedTest(ProblemTest):
         self.check(problem)
         self.check_gradients(problem)
 
+    def test_more_sequences_than_16_bits_count(self):
+        """Of one token or none, so that every output is its value and every lse its logit."""
+        rng = np.random.default_rng(40)
+        sequences = 2**16 + 1000
+        cu = np.concatenate([[0], np.cumsum(rng.integers(0, 2, sequences))])
+        problem = Problem(rng, cu, cu, h_q=1, h_kv=1, d=4, d_v=4, causal=True)
+        out, lse = problem.call(self.implementation)
+        self.assert_close(out, np.asarray(problem.v, np.float64))
+        self.assert_close(lse, problem.scale * np.einsum("tnd,tnd->tn", oracle.f64(problem.q), oracle.f64(problem.k)))
+
     @parameterized.parameters(False, True)
     def test_empty_sequences(self, causal):
         """No queries, no keys, neither; at the ends and in the middle."""

@@ -109,6 +109,16 @@ class SparsePrefillTest(ProblemTest):
         self.check(problem)
         self.check_gradients(problem)
 
+    def test_a_million_queries(self):
+        problem = Problem(np.random.default_rng(30), s_q=2**20, h_q=1, d=4, d_v=4, topk=2, base="e")
+        out, top, lse = problem.call(self.implementation)
+        keys = oracle.f64(problem.kv)[problem.indices[:, 0], 0]
+        logits = problem.scale * np.einsum("qd,qkd->qk", oracle.f64(problem.q)[:, 0], keys)
+        weights = np.exp(logits)
+        self.assert_close(out[:, 0], np.einsum("qk,qkd->qd", weights, keys) / weights.sum(1, keepdims=True))
+        self.assert_close(top[:, 0], logits.max(1))
+        self.assert_close(lse[:, 0], np.log(weights.sum(1)))
+
     @parameterized.parameters(2, "e")
     def test_units(self, base):
         """P = sm_scale · q·k · log2(e) in base 2; max_logits = max P, lse = log2 Σ 2^P."""

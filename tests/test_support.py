@@ -36,7 +36,7 @@ class SupportTest(parameterized.TestCase):
         if arch in fm.build_info()["kernels"][operation]:
             self.assertIsNone(reason)
         elif arch is not None:
-            self.assertEqual(reason, f"this build of jax_flash_mla has no {operation} kernel for {arch}.")
+            self.assertEqual(reason, f"this build has no {operation} kernel for {arch}.")
 
     def test_bad_questions(self):
         for call, error, text in (
@@ -90,12 +90,13 @@ class SupportTest(parameterized.TestCase):
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                for _ in range(3):
-                    self.assertEqual(_support.resolve("mha", None, d_qk=192, d_v=128), "xla")
-                _support.resolve("mha", "xla", d_qk=192, d_v=128)
+                q = jnp.zeros((1, 2, 3, 192), jnp.bfloat16)
+                for implementation in (None, None, None, "xla"):
+                    fm.flash_attn_func(q, q, q[..., :128], implementation=implementation)
+            self.assertEqual({w.filename for w in caught}, {__file__})
             self.assertEqual(
                 [str(w.message) for w in caught],
-                ["jax_flash_mla runs mha in XLA: this build of jax_flash_mla has no mha kernel for sm80."],
+                ["jax_flash_mla runs mha in XLA: this build has no mha kernel for sm80."],
             )
         finally:
             _support.local_architectures = original
