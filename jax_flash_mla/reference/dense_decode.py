@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jax_flash_mla import _vma
+from jax_flash_mla.reference.products import product
 from jax_flash_mla.reference.softmax import (
-    FULL,
     RunningSoftmax,
     gradients,
     keys_share,
@@ -127,7 +127,7 @@ def _heads_by_row(x):
 
 def _scores(config, q, keys):
     """[tiles, h_kv, tokens, group, keys] in float32, scaled."""
-    return config.scale * jnp.einsum("xgtrd,xkgd->xgtrk", q, keys, preferred_element_type=jnp.float32, precision=FULL)
+    return config.scale * product("xgtrd,xkgd->xgtrk", q, keys)
 
 
 def forward(config, *, q, k_cache, block_table, cache_seqlens, attn_sink):
@@ -160,10 +160,8 @@ def forward(config, *, q, k_cache, block_table, cache_seqlens, attn_sink):
         def add_block(first, state):
             _, _, _, k = keys.block(request, first, tiling.block_k)
             attends = first + from_here(tiling.block_k) < visible[:, None, :, None, None]
-            v = k[..., : config.head_dim_v].astype(jnp.float32)
-            return state.add(
-                _scores(config, rows, k), attends, lambda p: jnp.einsum("xgtrk,xkgv->xgtrv", p, v, precision=FULL)
-            )
+            v = k[..., : config.head_dim_v]
+            return state.add(_scores(config, rows, k), attends, lambda p: product("xgtrk,xkgv->xgtrv", p, v))
 
         state = RunningSoftmax.start(rows.shape[:-1], config.head_dim_v, like=q)
         state = blocks_over(jnp.max(visible), tiling.block_k, add_block, state)
@@ -216,18 +214,17 @@ def backward(config, *, q, k_cache, block_table, cache_seqlens, attn_sink, out, 
             d_rows_q, d_pool = carry
             pages, slots, exists, k = keys.block(request, first, tiling.block_k)
             attends = first + from_here(tiling.block_k) < visible[:, None, :, None, None]
-            k32 = k.astype(jnp.float32)
-            v32 = k32[..., : config.head_dim_v]
+            v = k[..., : config.head_dim_v]
             live = attends.any(-1, keepdims=True)
-            q32, d32 = (jnp.where(live, x, 0).astype(jnp.float32) for x in (rows, d_rows))
-            d_weights = jnp.einsum("xgtrv,xkgv->xgtrk", d32, v32, precision=FULL)
+            live_rows, live_d_rows = (jnp.where(live, x, 0) for x in (rows, d_rows))
+            d_weights = product("xgtrv,xkgv->xgtrk", live_d_rows, v)
             p, d_scores = gradients(
                 _scores(config, rows, k), attends, row_lse, row_share, d_weights, row_delta, row_d_lse
             )
             d_scores = config.scale * d_scores
-            d_rows_q += jnp.einsum("xgtrk,xkgd->xgtrd", d_scores, k32, precision=FULL)
-            d_k = jnp.einsum("xgtrk,xgtrd->xkgd", d_scores, q32, precision=FULL)
-            d_v = jnp.einsum("xgtrk,xgtrv->xkgv", p, d32, precision=FULL)
+            d_rows_q += product("xgtrk,xkgd->xgtrd", d_scores, k)
+            d_k = product("xgtrk,xgtrd->xkgd", d_scores, live_rows)
+            d_v = product("xgtrk,xgtrv->xkgv", p, live_d_rows)
             d_k += pad_last(d_v, d)
             outside = jnp.where(exists, pages, num_pages)
             return d_rows_q, d_pool.at[outside, slots].add(d_k, mode="drop")

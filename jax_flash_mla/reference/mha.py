@@ -16,7 +16,8 @@ import numpy as np
 
 from jax_flash_mla import _validation as check
 from jax_flash_mla import _vma
-from jax_flash_mla.reference.softmax import FULL, RunningSoftmax, gradients
+from jax_flash_mla.reference.products import product
+from jax_flash_mla.reference.softmax import RunningSoftmax, gradients
 from jax_flash_mla.reference.tiles import (
     blocks_over,
     ceil_div,
@@ -166,7 +167,7 @@ def _attends(config, q_first, q_block, q_length, k_first, k_block, k_length):
 
 def _scores(scale, q, k):
     """[tiles, key heads, group, queries, keys] in float32, scaled."""
-    return scale * jnp.einsum("xqgrd,xkgd->xgrqk", q, k, preferred_element_type=jnp.float32, precision=FULL)
+    return scale * product("xqgrd,xkgd->xgrqk", q, k)
 
 
 class _Problem(NamedTuple):
@@ -238,12 +239,11 @@ def forward(config, *, q, k, v, cu_seqlens_qo, cu_seqlens_kv):
             within = k_first + from_here(block_k)
             k_exists = within < k_length[:, None]
             k_rows, v_rows = (_take(x, k_start[:, None] + within, k_exists) for x in (problem.k, problem.v))
-            v32 = v_rows.astype(jnp.float32)
             attends = _attends(config, first, tiling.block, q_length, k_first, block_k, k_length)
             return state.add(
                 _scores(config.scale, q_rows, k_rows),
                 attends,
-                lambda p: jnp.einsum("xgrqk,xkgv->xgrqv", p, v32, precision=FULL),
+                lambda p: product("xgrqk,xkgv->xgrqv", p, v_rows),
             )
 
         state = RunningSoftmax.start((len(tile), h_kv, group, tiling.block), d_v, like=q)
@@ -292,13 +292,13 @@ class _QueryRows(NamedTuple):
     d_lse: jax.Array
 
     def take(self, rows, exists):
-        return _QueryRows(*(_take(x, rows, exists).astype(jnp.float32) for x in self))
+        return _QueryRows(*(_take(x, rows, exists) for x in self))
 
 
 def _block_gradients(config, rows: _QueryRows, k, v, attends):
     """Probabilities and score gradients [tiles, key heads, group, queries, keys], the latter times the scale."""
     lse, delta, d_lse = (jnp.moveaxis(x, 1, 3) for x in (rows.lse, rows.delta, rows.d_lse))
-    d_weights = jnp.einsum("xqgrv,xkgv->xgrqk", rows.d_out, v, precision=FULL)
+    d_weights = product("xqgrv,xkgv->xgrqk", rows.d_out, v)
     scores = _scores(config.scale, rows.q, k)
     p, d_scores = gradients(scores, attends, lse, jnp.ones_like(lse), d_weights, delta, d_lse)
     return p, config.scale * d_scores
@@ -317,12 +317,10 @@ def _query_gradient(config, problem, query_rows):
         def add_block(k_first, total):
             within = k_first + from_here(block_k)
             k_exists = within < k_length[:, None]
-            k_rows, v_rows = (
-                _take(x, k_start[:, None] + within, k_exists).astype(jnp.float32) for x in (problem.k, problem.v)
-            )
+            k_rows, v_rows = (_take(x, k_start[:, None] + within, k_exists) for x in (problem.k, problem.v))
             attends = _attends(config, first, tiling.block, q_length, k_first, block_k, k_length)
             _, d_scores = _block_gradients(config, mine, k_rows, v_rows, attends)
-            return total + jnp.einsum("xgrqk,xkgd->xqgrd", d_scores, k_rows, precision=FULL)
+            return total + product("xgrqk,xkgd->xqgrd", d_scores, k_rows)
 
         total = _vma.vary_like(jnp.zeros(mine.q.shape, jnp.float32), problem.q)
         end = _last_key(config, first, tiling.block, q_length, k_length)
@@ -340,7 +338,7 @@ def _key_gradients(config, problem, query_rows):
     def step(tile, carry):
         sequence, first, rows, exists = tiling.place(tile)
         k_length, q_length, q_start = (x[sequence] for x in (tiling.sequences.length, queries.length, queries.start))
-        k_rows, v_rows = (_take(x, rows, exists).astype(jnp.float32) for x in (problem.k, problem.v))
+        k_rows, v_rows = (_take(x, rows, exists) for x in (problem.k, problem.v))
 
         def add_block(q_first, totals):
             within = q_first + from_here(block_q)
@@ -348,8 +346,8 @@ def _key_gradients(config, problem, query_rows):
             attends = _attends(config, q_first, block_q, q_length, first, tiling.block, k_length)
             p, d_scores = _block_gradients(config, mine, k_rows, v_rows, attends)
             return (
-                totals[0] + jnp.einsum("xgrqk,xqgrd->xkgd", d_scores, mine.q, precision=FULL),
-                totals[1] + jnp.einsum("xgrqk,xqgrv->xkgv", p, mine.d_out, precision=FULL),
+                totals[0] + product("xgrqk,xqgrd->xkgd", d_scores, mine.q),
+                totals[1] + product("xgrqk,xqgrv->xkgv", p, mine.d_out),
             )
 
         used = first < k_length

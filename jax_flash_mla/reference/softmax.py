@@ -14,9 +14,6 @@ import jax.numpy as jnp
 
 from jax_flash_mla import _vma
 
-# Products of float32 operands keep float32 accuracy on every device.
-FULL = jax.lax.Precision.HIGHEST
-
 
 class RunningSoftmax(NamedTuple):
     """Softmax-weighted sum over the keys seen so far, for an array of rows.

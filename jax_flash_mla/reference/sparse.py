@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from jax_flash_mla import _vma
-from jax_flash_mla.reference.softmax import FULL, RunningSoftmax, gradients, keys_share
+from jax_flash_mla.reference.products import product
+from jax_flash_mla.reference.softmax import RunningSoftmax, gradients, keys_share
 from jax_flash_mla.reference.tiles import (
     blocks_over,
     for_each_step,
@@ -79,13 +80,6 @@ def _all_sound(sources, n):
     return sound
 
 
-def _scores(scale, q, keys):
-    """[tiles, h, keys] in float32, scaled; bfloat16 products are exact."""
-    if q.dtype != keys.dtype:
-        q, keys = q.astype(jnp.float32), keys.astype(jnp.float32)
-    return scale * jnp.einsum("xhd,xkd->xhk", q, keys, preferred_element_type=jnp.float32, precision=FULL)
-
-
 def _tokens_per_step(q, block_k):
     n, h, d = q.shape
     return tiles_per_step(n, h * (block_k + 2 * d) + 2 * block_k * d)
@@ -119,12 +113,8 @@ def forward(scale, d_v, q, sources, sinks):
 
             def add_block(first, state, source=source, block_k=block_k):
                 _, known, keys = source.block(token, first, block_k)
-                values = keys[..., :d_v].astype(jnp.float32)
-                return state.add(
-                    _scores(scale, rows, keys),
-                    known[:, None],
-                    lambda p: jnp.einsum("xhk,xkv->xhv", p, values, precision=FULL),
-                )
+                scores = scale * product("xhd,xkd->xhk", rows, keys)
+                return state.add(scores, known[:, None], lambda p: product("xhk,xkv->xhv", p, keys[..., :d_v]))
 
             state = blocks_over(jnp.max(source.lengths[token]), block_k, add_block, state)
         out, lse = state.finish(None if sinks is None else nonempty(sinks)[token])
@@ -177,7 +167,7 @@ def backward(scale, d_v, q, sources, sinks, out, lse, d_out, d_lse, pool_gradien
         # A token that takes part nowhere may hold anything.
         mine = _Rows(*(x[here] for x in given))
         live = (in_range & mine.sound)[:, None, None]
-        rows, d_rows = (jnp.where(live, x, 0).astype(jnp.float32) for x in (mine.q, mine.d_out))
+        rows, d_rows = (jnp.where(live, x, 0) for x in (mine.q, mine.d_out))
         d_rows_q = _vma.vary_like(jnp.zeros(rows.shape, jnp.float32), q)
         new_pools = []
         for source, block_k, d_pool in zip(sources, blocks, d_pools, strict=True):
@@ -186,15 +176,14 @@ def backward(scale, d_v, q, sources, sinks, out, lse, d_out, d_lse, pool_gradien
                 d_rows_q, d_pool = carry
                 ids, known, keys = source.block(here, first, block_k)
                 known &= live[:, :, 0]
-                keys = keys.astype(jnp.float32)
-                d_weights = jnp.einsum("xhv,xkv->xhk", d_rows, keys[..., :d_v], precision=FULL)
-                scores = _scores(scale, rows, keys)
+                d_weights = product("xhv,xkv->xhk", d_rows, keys[..., :d_v])
+                scores = scale * product("xhd,xkd->xhk", rows, keys)
                 p, d_scores = gradients(scores, known[:, None], mine.lse, mine.share, d_weights, mine.delta, mine.d_lse)
                 d_scores = scale * d_scores
-                d_rows_q += jnp.einsum("xhk,xkd->xhd", d_scores, keys, precision=FULL)
+                d_rows_q += product("xhk,xkd->xhd", d_scores, keys)
                 if d_pool is not None:
-                    d_keys = jnp.einsum("xhk,xhd->xkd", d_scores, rows, precision=FULL)
-                    d_values = jnp.einsum("xhk,xhv->xkv", p, d_rows, precision=FULL)
+                    d_keys = product("xhk,xhd->xkd", d_scores, rows)
+                    d_values = product("xhk,xhv->xkv", p, d_rows)
                     d_keys += pad_last(d_values, d)
                     d_pool = d_pool.at[jnp.where(known, ids, source.size)].add(d_keys, mode="drop")
                 return d_rows_q, d_pool

@@ -11,8 +11,9 @@ import numpy as np
 
 from jax_flash_mla import _validation as check
 
-# Most float32 numbers a step of a loop may hold: scores plus gathered keys.
-STEP_ELEMENTS = 1 << 22
+# Most float32 numbers a step of a loop may hold, scores plus gathered keys: what fits a
+# cache on a CPU, what fills a GPU.
+STEP_ELEMENTS = {"cpu": 1 << 22, "gpu": 1 << 24}
 
 
 def size_within(size, limit: int) -> int:
@@ -31,8 +32,13 @@ def ceil_div(a, b):
 
 
 def tiles_per_step(num_tiles, elements_per_tile: int) -> int:
-    """How many tiles of that many elements go through one step of a loop."""
-    return size_within(num_tiles, max(1, STEP_ELEMENTS // elements_per_tile))
+    """How many tiles of that many elements go through one step of a loop.
+
+    The device of this process decides, which may not be the one that runs the step: that
+    costs time and nothing else, for no tile's result depends on its neighbours.
+    """
+    most = STEP_ELEMENTS.get(jax.default_backend(), STEP_ELEMENTS["gpu"])
+    return size_within(num_tiles, max(1, most // elements_per_tile))
 
 
 def for_each_step(step, num_tiles, per_step: int, carry):

@@ -17,7 +17,7 @@ REPLICAS = 4
 
 def mesh(**axes):
     size = int(np.prod(list(axes.values())))
-    return Mesh(np.array(jax.devices()[:size]).reshape(tuple(axes.values())), tuple(axes))
+    return Mesh(np.array(jax.devices("cpu")[:size]).reshape(tuple(axes.values())), tuple(axes))
 
 
 @for_each_implementation

@@ -61,7 +61,7 @@ BATCHED = tuple(op for op in ATTENTION if axes_of(BATCH, op))
 @for_each_implementation
 class ShardedJitTest(OperationTest):
     def setUp(self):
-        self.mesh = Mesh(np.array(jax.devices()[:DEVICES]), ("x",))
+        self.mesh = Mesh(np.array(jax.devices("cpu")[:DEVICES]), ("x",))
 
     def call(self, operation):
         return jax.jit(lambda kw: operation.call(self.implementation, **kw))
@@ -179,7 +179,7 @@ class ShardedJitTest(OperationTest):
     @parameterized.named_parameters(named(ATTENTION))
     def test_part_of_the_mesh_manual(self, operation):
         """Inside a shard_map over one axis of two, the other left to the compiler."""
-        mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("x", "y"))
+        mesh = Mesh(np.array(jax.devices("cpu")[:4]).reshape(2, 2), ("x", "y"))
         operands = operation.operands(np.random.default_rng(6))
         spec = P()
         mapped = jax.shard_map(
@@ -195,7 +195,7 @@ class ShardedJitTest(OperationTest):
 @for_each_implementation
 class ExplicitMeshTest(OperationTest):
     def setUp(self):
-        self.mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+        self.mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,), devices=jax.devices("cpu")[:2])
 
     @parameterized.named_parameters(named(BATCHED))
     def test_sharded_operand_is_refused(self, operation):
