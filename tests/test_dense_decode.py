@@ -311,3 +311,26 @@ class DenseDecodeTest(ProblemTest):
             metadata, num_splits = fm.get_mla_metadata(int32(lengths), 8, 1)
             problem.options |= dict(tile_scheduler_metadata=metadata, num_splits=num_splits)
             self.assert_all_close(problem.call(self.implementation), want)
+
+    def test_metadata_is_dropped_by_vmap(self):
+        problem = Problem(np.random.default_rng(41), lengths=[5, 12, 3])
+        lengths = int32([[5, 12, 3], [1, 0, 7]])
+
+        def call(lengths, metadata, num_splits):
+            return fm.flash_mla_with_kvcache(
+                problem.q,
+                problem.k_cache,
+                int32(problem.block_table),
+                lengths,
+                16,
+                metadata,
+                num_splits,
+                softmax_scale=problem.scale,
+                implementation=self.implementation,
+            )
+
+        metadata = jax.vmap(lambda x: fm.get_mla_metadata(x, 8, 1))(lengths)
+        out, lse = jax.vmap(call)(lengths, *metadata)
+        for i in range(2):
+            problem.cache_seqlens = np.asarray(lengths[i])
+            self.assert_all_close((out[i], lse[i]), problem.want())
