@@ -6,7 +6,7 @@ import importlib.metadata
 
 import jax
 
-from jax_flash_mla import _support
+from jax_flash_mla import _ffi, _support
 
 VERSION = "0.1.0.dev0"
 
@@ -21,19 +21,24 @@ def build_info() -> dict[str, object]:
       of the oldest driver that runs them, or None in a build without; ``jax`` and
       ``jaxlib``, the versions in this process.
     """
+    cuda = _ffi.EXTENSION.cuda_version if _ffi.EXTENSION else None
     return {
         "version": VERSION,
         "kernels": {operation: tuple(sorted(archs)) for operation, archs in _support.KERNELS.items()},
-        "targets": TARGETS,
-        "cuda": None,
-        "minimum_driver": None,
+        "targets": _ffi.TARGETS,
+        "cuda": cuda and _dotted(cuda),
+        "minimum_driver": cuda and MINIMUM_DRIVERS[cuda // 1000],
         "jax": jax.__version__,
         "jaxlib": importlib.metadata.version("jaxlib"),
     }
 
 
-# Custom calls of this package, versioned by contract.
-TARGETS: tuple[str, ...] = ()
+# The oldest driver of each major version of CUDA. It runs what any minor version built.
+MINIMUM_DRIVERS = {12: "525", 13: "580"}
+
+
+def _dotted(cuda_version: int) -> str:
+    return f"{cuda_version // 1000}.{cuda_version % 1000 // 10}"
 
 
 def export_safety_checks() -> list[jax.export.DisabledSafetyCheck]:
@@ -45,4 +50,4 @@ def export_safety_checks() -> list[jax.export.DisabledSafetyCheck]:
     Returns:
       One check for each name in ``build_info()["targets"]``.
     """
-    return [jax.export.DisabledSafetyCheck.custom_call(target) for target in TARGETS]
+    return [jax.export.DisabledSafetyCheck.custom_call(target) for target in _ffi.TARGETS]

@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 
-from jax_flash_mla import _support
+import jax.numpy as jnp
+
+from jax_flash_mla import _ffi, _support
 from jax_flash_mla import _validation as check
 from jax_flash_mla._derivative import attention
 from jax_flash_mla._stage import Pool
 from jax_flash_mla.reference import dense_decode as reference
+
+
+def _kernel(config, *, q, k_cache, block_table, cache_seqlens, attn_sink):
+    """``reference.forward`` by the custom call."""
+    if any(0 in x.shape for x in (q, k_cache, block_table)):
+        return reference.forward(
+            config,
+            q=q,
+            k_cache=k_cache,
+            block_table=block_table,
+            cache_seqlens=cache_seqlens,
+            attn_sink=attn_sink,
+        )
+    if attn_sink is None:
+        attn_sink = jnp.full((1, q.shape[2]), -jnp.inf, jnp.float32)
+    return _ffi.dense_decode(
+        q,
+        k_cache,
+        block_table,
+        cache_seqlens,
+        attn_sink,
+        d_v=config.head_dim_v,
+        scale=config.scale,
+        causal=config.causal,
+    )
+
 
 ATTENTION = attention(
     "dense_decode",
@@ -23,6 +51,7 @@ ATTENTION = attention(
     results=("b s h v", "b h s"),
     differentiable=("q", "k_cache", "attn_sink"),
     pools={"k_cache": Pool(ids="block_table", axes=1)},
+    kernel=_kernel,
 )
 
 
@@ -33,6 +62,7 @@ class Config:
     head_dim_v: int
     scale: float
     causal: bool
+    implementation: str
 
 
 def dense_decode(
@@ -50,14 +80,15 @@ def dense_decode(
     check.at_least("k_cache", "a page size", shapes["page_size"], 1)
     check.at_least("q", "a head dimension", shapes["d_qk"], 1)
     check.at_most("head_dim_v", head_dim_v, "the head dimension of k_cache", shapes["d_qk"])
-    _support.resolve(
+    chosen = _support.resolve(
         "dense_decode",
         implementation,
         dtype=q.dtype,
         **{name: shapes[name] for name in ("h_q", "h_kv", "d_qk", "s_q", "page_size")},
         d_v=head_dim_v,
     )
-    config = Config(head_dim_v, check.static_scale("softmax_scale", softmax_scale, shapes["d_qk"] ** -0.5), causal)
+    scale = check.static_scale("softmax_scale", softmax_scale, shapes["d_qk"] ** -0.5)
+    config = Config(head_dim_v, scale, causal, chosen)
     return ATTENTION(
         config,
         q=q,

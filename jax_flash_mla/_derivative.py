@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,7 @@ def attention(
     results: tuple[str, ...],
     differentiable: tuple[str, ...],
     pools: dict[str, Pool] | None = None,
+    kernel: Callable | None = None,
 ) -> Differentiable:
     """The forward and backward stages of an attention operation.
 
@@ -59,13 +61,14 @@ def attention(
       operands, results: axis names, those of ``out`` first and of ``lse`` last.
       differentiable: the operands with a gradient.
       pools: the operands addressed by ids.
+      kernel: the forward by a custom call, where there is one.
     """
     pools = pools or {}
     out, lse = results[0], results[-1]
     cotangents = {"out": out, "lse": lse, "d_out": out, "d_lse": lse}
     gradients = tuple(operands[operand] for operand in differentiable)
     return Differentiable(
-        forward=Stage(f"{name}_forward", reference.forward, operands, results, pools),
+        forward=Stage(f"{name}_forward", reference.forward, operands, results, pools, kernel),
         backward=Stage(f"{name}_backward", reference.backward, operands | cotangents, gradients, pools),
         operands=differentiable,
     )

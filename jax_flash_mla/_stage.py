@@ -59,7 +59,9 @@ class Stage:
 
     Attributes:
       name: what it is called in traces and profiles.
-      run: ``run(config, **operands) -> tuple`` of the results that are present.
+      run: ``run(config, **operands) -> tuple`` of the results that are present; pure JAX.
+      kernel: the same by a custom call, or None. ``config.implementation`` then says
+        which of the two is called, or ``"auto"``: the kernel on CUDA devices.
       operands: axis names of each operand; absent operands are passed as ``None``.
       results: axis names of each result. A result whose leading axis belongs to no
         operand present is absent.
@@ -71,11 +73,20 @@ class Stage:
     operands: dict[str, str]
     results: tuple[str, ...]
     pools: dict[str, Pool] = dataclasses.field(default_factory=dict)
+    kernel: Callable | None = None
 
     def __call__(self, config, **operands):
         """Runs the stage; ``config`` is hashable and static."""
         present = tuple(name for name in self.operands if operands[name] is not None)
-        return _batchable(self, config, present)(*(operands[name] for name in present))
+        arrays = tuple(operands[name] for name in present)
+        reference = _batchable(self, self.run, config, present)
+        implementation = config.implementation if self.kernel else "xla"
+        if implementation == "xla":
+            return reference(*arrays)
+        kernel = _batchable(self, self.kernel, config, present)
+        if implementation == "auto":
+            return jax.lax.platform_dependent(*arrays, cuda=kernel, default=reference)
+        return kernel(*arrays)
 
     def results_with(self, present: tuple[str, ...]) -> tuple[str, ...]:
         """Axis names of the results that exist when ``present`` operands are given."""
@@ -88,9 +99,9 @@ def _leading(dims: str) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _batchable(stage: Stage, config, present: tuple[str, ...]) -> Callable:
-    """The stage as a function of the present operands, with its ``vmap`` rule."""
-    plain, partitioned = _compiled(stage, config, present)
+def _batchable(stage: Stage, implementation: Callable, config, present: tuple[str, ...]) -> Callable:
+    """An implementation as a function of the present operands, with its ``vmap`` rule."""
+    plain, partitioned = _compiled(stage, implementation, config, present)
 
     @jax.custom_batching.custom_vmap
     def call(*arrays):
@@ -160,14 +171,14 @@ def _on_explicit_mesh(arrays) -> bool:
     return any(jax.typeof(x).sharding.mesh.explicit_axes for x in arrays)
 
 
-def _compiled(stage, config, present) -> tuple[Callable, Callable]:
-    """The stage under ``jit``: as it is, and with its partitioning rule."""
+def _compiled(stage, implementation, config, present) -> tuple[Callable, Callable]:
+    """An implementation of the stage under ``jit``: as it is, and with its partitioning rule."""
     operand_dims = tuple(stage.operands[name] for name in present)
     result_dims = stage.results_with(present)
 
     def run(*arrays):
         absent = dict.fromkeys(stage.operands)
-        return stage.run(config, **absent | dict(zip(present, arrays, strict=True)))
+        return implementation(config, **absent | dict(zip(present, arrays, strict=True)))
 
     run.__name__ = run.__qualname__ = f"jax_flash_mla_{stage.name}"
 

@@ -1,7 +1,8 @@
 """What runs where, and why not: the one table.
 
-``LIMITS`` says which shapes and dtypes a kernel takes; ``KERNELS`` on which GPU
-architectures there is one. Everything else runs in pure JAX.
+``LIMITS`` says which shapes and dtypes a kernel takes; ``WRITTEN`` for which GPU
+architectures there is one, and ``KERNELS`` which of those this build has. Everything
+else runs in pure JAX.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 
+from jax_flash_mla import _ffi
 from jax_flash_mla import _validation as check
 from jax_flash_mla._kv_cache_format import KVCacheFormat
 
@@ -72,7 +74,15 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "quantize": ("dtype", "page_size", "kv_format"),
     "append": ("dtype", "page_size", "kv_format"),
 }
-KERNELS: dict[str, frozenset[str]] = {operation: frozenset() for operation in LIMITS}
+WRITTEN: dict[str, frozenset[str]] = {operation: frozenset() for operation in LIMITS} | {
+    "dense_decode": frozenset({"sm90"}),
+}
+KERNELS: dict[str, frozenset[str]] = {
+    operation: archs.intersection(_ffi.EXTENSION.architectures if _ffi.EXTENSION else ())
+    for operation, archs in WRITTEN.items()
+}
+# What tests may ask for besides: the custom calls on the CPU, with the same operands and results.
+HOST = "host"
 
 
 def supports(operation: str, *, arch: str | None = None, **shapes_and_dtypes) -> str | None:
@@ -110,8 +120,9 @@ def supports(operation: str, *, arch: str | None = None, **shapes_and_dtypes) ->
     missing = [name for name in wanted if name not in KERNELS[operation]]
     if missing or not KERNELS[operation]:
         where = f" for {', '.join(missing)}" if missing else ""
-        return f"this build has no {operation} kernel{where}."
-    return None
+        why = f": {_ffi.UNAVAILABLE}" if _ffi.UNAVAILABLE and WRITTEN[operation].intersection(wanted or ARCHITECTURES) else ""
+        return f"there is no {operation} kernel{where}{why}."
+    return _old_driver() if local_architectures() else None
 
 
 def which_implementation(operation: str, *, implementation: str | None = None, **shapes_and_dtypes) -> tuple[str, str]:
@@ -128,7 +139,9 @@ def which_implementation(operation: str, *, implementation: str | None = None, *
       NotImplementedError: ``implementation="cuda"`` where no kernel runs this.
       ValueError, TypeError: as ``supports``.
     """
-    check.static_choice("implementation", implementation, IMPLEMENTATIONS)
+    check.static_choice("implementation", implementation, _implementations())
+    if implementation == HOST:
+        return HOST, "the custom call on the CPU was asked for."
     reason = supports(operation, **shapes_and_dtypes)
     if implementation == "xla":
         return "xla", 'implementation="xla" was asked for.'
@@ -140,11 +153,27 @@ def which_implementation(operation: str, *, implementation: str | None = None, *
 
 
 def resolve(operation: str, implementation: str | None, **shapes_and_dtypes) -> str:
-    """``which_implementation`` for a call: warns once where a GPU is left to XLA."""
+    """``which_implementation`` for a call: warns once where a GPU is left to XLA.
+
+    Returns:
+      ``"cuda"``, ``"xla"``, or ``"auto"``: the kernel on CUDA devices and XLA elsewhere.
+    """
     name, reason = which_implementation(operation, implementation=implementation, **shapes_and_dtypes)
     if name == "xla" and implementation is None and local_architectures():
         _warn_once(operation, reason)
-    return name
+    return "auto" if name == "cuda" and implementation is None else name
+
+
+def _implementations() -> tuple[str | None, ...]:
+    return (*IMPLEMENTATIONS, HOST) if _ffi.HAS_HOST_TARGETS else IMPLEMENTATIONS
+
+
+@functools.cache
+def _old_driver() -> str | None:
+    """Why the installed driver does not run the kernels, or None."""
+    # Drivers run what was built with any minor version of their major version.
+    needed, has = _ffi.EXTENSION.cuda_version // 1000, _ffi.EXTENSION.driver_version() // 1000
+    return f"the kernels need a driver for CUDA {needed}, and the installed one is for CUDA {has}." if has < needed else None
 
 
 @functools.cache
@@ -158,12 +187,16 @@ def _warn_once(operation: str, reason: str) -> None:
 
 @functools.cache
 def local_architectures() -> tuple[str, ...]:
-    """Architectures of this process's CUDA devices, e.g. ``("sm90",)``; empty without any."""
+    """Architectures of this process's CUDA devices, e.g. ``("sm90",)``; empty without any.
+
+    Kernels for sm100 are built for its family: every compute capability of major version 10.
+    """
     try:
         devices = jax.local_devices(backend="cuda")
     except RuntimeError:
         return ()
-    return tuple(sorted({f"sm{device.compute_capability.replace('.', '')}" for device in devices}))
+    capabilities = {device.compute_capability for device in devices}
+    return tuple(sorted("sm100" if c.startswith("10.") else f"sm{c.replace('.', '')}" for c in capabilities))
 
 
 def _plain(name: str, value):

@@ -1,0 +1,61 @@
+// The extension: capsules of the handlers, and facts about the build.
+#include <cuda_runtime_api.h>
+#include <nanobind/nanobind.h>
+
+#include <type_traits>
+
+#include "bindings/dense_decode.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+template <typename Handler>
+nb::capsule handler(Handler* function) {
+  static_assert(std::is_invocable_r_v<XLA_FFI_Error*, Handler, XLA_FFI_CallFrame*>);
+  return nb::capsule(reinterpret_cast<void*>(function), "xla._CUSTOM_CALL_TARGET");
+}
+
+// {platform: {target: {stage: capsule}}}. A target's name ends in the version of its contract: operands, results,
+// attributes and their meaning never change under one name.
+nb::dict targets() {
+  nb::dict dense_decode;
+  dense_decode["initialize"] = handler(jax_flash_mla_dense_decode_initialize);
+  dense_decode["execute"] = handler(jax_flash_mla_dense_decode);
+  nb::dict cuda;
+  cuda["jax_flash_mla.dense_decode.v1"] = dense_decode;
+  nb::dict all;
+  all["CUDA"] = cuda;
+#ifdef JAX_FLASH_MLA_TESTING
+  nb::dict dense_decode_host;
+  dense_decode_host["execute"] = handler(jax_flash_mla_dense_decode_host);
+  nb::dict cpu;
+  cpu["jax_flash_mla.dense_decode.v1"] = dense_decode_host;
+  all["cpu"] = cpu;
+#endif
+  return all;
+}
+
+// The CUDA version that the installed driver supports, e.g. 13000; 0 without a driver.
+int driver_version() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
+}  // namespace
+
+NB_MODULE(_C, m) {
+  m.doc() = "CUDA kernels of jax_flash_mla as XLA FFI handlers.";
+  m.def("targets", &targets);
+  m.def("driver_version", &driver_version);
+  m.attr("cuda_version") = CUDART_VERSION;
+  m.attr("xla_ffi_version") = nb::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
+  nb::list architectures;
+#ifdef JAX_FLASH_MLA_SM90
+  architectures.append("sm90");
+#endif
+#ifdef JAX_FLASH_MLA_SM100
+  architectures.append("sm100");
+#endif
+  m.attr("architectures") = nb::tuple(architectures);
+}

@@ -1,0 +1,86 @@
+// Warpgroup matrix products. The instructions are CuTe's atoms; descriptors and register arrays are ours.
+//
+// Accumulators of a 64 × N product: thread t of the warpgroup holds, for each group j of eight columns, elements
+// 4j + {0, 1} of row r = 16 (t / 32) + (t % 32) / 4 and 4j + {2, 3} of row r + 8, at columns 8j + 2 (t % 4) + {0, 1}.
+#pragma once
+
+#include <cute/arch/mma_sm90_gmma.hpp>
+#include <utility>
+
+#include "cuda/device/barrier.cuh"
+#include "cuda/device/swizzle.cuh"
+
+namespace jax_flash_mla::device {
+
+using cute::SM90::GMMA::Major;
+using cute::SM90::GMMA::ScaleOut;
+
+// An operand in shared memory, in 128-byte swizzled tiles of 64 columns.
+//
+// `row_major` operands (A, and B of scores): the summed dimension runs along the columns of one tile; eight-row atoms
+// follow each other. Step over k by adding bytes within the row.
+__device__ __forceinline__ uint64_t row_major_operand(const void* tile) {
+  constexpr uint64_t kSwizzle128 = 1ull << 62;
+  constexpr uint64_t kStride = uint64_t(kSwizzleAtomBytes >> 4) << 32;
+  return kSwizzle128 | kStride | (1ull << 16) | ((shared_address(tile) & 0x3FFFF) >> 4);
+}
+
+// `column_major` operands (B of outputs): the summed dimension runs down the rows, and the columns over several tiles,
+// `tile_bytes` apart. Step over k by adding bytes of whole rows.
+__device__ __forceinline__ uint64_t column_major_operand(const void* tile, int tile_bytes) {
+  constexpr uint64_t kSwizzle128 = 1ull << 62;
+  constexpr uint64_t kStride = uint64_t(kSwizzleAtomBytes >> 4) << 32;
+  return kSwizzle128 | kStride | (uint64_t(tile_bytes >> 4) << 16) | ((shared_address(tile) & 0x3FFFF) >> 4);
+}
+
+// The operand further on by a number of bytes.
+__device__ __forceinline__ uint64_t advance(uint64_t operand, int bytes) { return operand + (bytes >> 4); }
+
+// --- Order: fence before the first product of a batch, commit after its last, wait before its results are touched.
+
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// Waits until at most `Pending` of the committed batches are unfinished.
+template <int Pending>
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
+}
+
+// Keeps the compiler from moving accesses of registers over this point.
+template <typename T, size_t N>
+__device__ __forceinline__ void pin_registers(T (&registers)[N]) {
+#pragma unroll
+  for (size_t i = 0; i < N; ++i) {
+    if constexpr (std::is_same_v<T, float>) {
+      asm volatile("" : "+f"(registers[i])::"memory");
+    } else {
+      asm volatile("" : "+r"(registers[i])::"memory");
+    }
+  }
+}
+
+namespace detail {
+
+template <typename Atom, size_t N, size_t... I>
+__device__ __forceinline__ void multiply(uint64_t a, uint64_t b, float (&d)[N], ScaleOut add,
+                                         std::index_sequence<I...>) {
+  Atom::fma(a, b, d[I]..., add);
+}
+
+template <typename Atom, size_t N, size_t... I>
+__device__ __forceinline__ void multiply(const uint32_t (&a)[4], uint64_t b, float (&d)[N], ScaleOut add,
+                                         std::index_sequence<I...>) {
+  Atom::fma(a[0], a[1], a[2], a[3], b, d[I]..., add);
+}
+
+}  // namespace detail
+
+// d = a · b, or d += a · b with `add`. `A` is an operand in shared memory or four registers.
+template <typename Atom, typename A, size_t N>
+__device__ __forceinline__ void multiply(const A& a, uint64_t b, float (&d)[N], bool add) {
+  detail::multiply<Atom>(a, b, d, add ? ScaleOut::One : ScaleOut::Zero, std::make_index_sequence<N>{});
+}
+
+}  // namespace jax_flash_mla::device
