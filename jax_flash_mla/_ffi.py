@@ -26,7 +26,9 @@ PARTIAL_TILES = 2 * MAX_CTAS
 PLAN_ENTRY = 4
 
 
-def dense_decode(q, k_cache, block_table, cache_seqlens, attn_sink, *, d_v: int, scale: float, causal: bool):
+def dense_decode_with_scratch(
+    q, k_cache, block_table, cache_seqlens, attn_sink, *, d_v: int, scale: float, causal: bool
+):
     """Dense decode by the kernel of the device.
 
     Args:
@@ -38,7 +40,8 @@ def dense_decode(q, k_cache, block_table, cache_seqlens, attn_sink, *, d_v: int,
       d_v, scale, causal: as in ``flash_mla_with_kvcache``.
 
     Returns:
-      out [b, s_q, h_q, d_v] of q's dtype, lse float32 [b, h_q, s_q].
+      out [b, s_q, h_q, d_v] of q's dtype, lse float32 [b, h_q, s_q]; then the scratch,
+      which means nothing to the caller: partial outputs, partial lse, and the plan.
     """
     b, s_q, h_q, _ = q.shape
     results = (
@@ -49,10 +52,13 @@ def dense_decode(q, k_cache, block_table, cache_seqlens, attn_sink, *, d_v: int,
         jax.ShapeDtypeStruct((MAX_CTAS, PLAN_ENTRY), jnp.int32),
     )
     call = jax.ffi.ffi_call(DENSE_DECODE, results)
-    out, lse, *_ = call(
-        q, k_cache, block_table, cache_seqlens, attn_sink, scale=np.float32(scale), causal=np.bool_(causal)
-    )
-    return _vma.vary_like((out, lse), q)
+    computed = call(q, k_cache, block_table, cache_seqlens, attn_sink, scale=np.float32(scale), causal=np.bool_(causal))
+    return _vma.vary_like(tuple(computed), q)
+
+
+def dense_decode(*operands, **options):
+    """The results of ``dense_decode_with_scratch`` without the scratch."""
+    return dense_decode_with_scratch(*operands, **options)[:2]
 
 
 def _load():
@@ -60,7 +66,7 @@ def _load():
     try:
         from jax_flash_mla import _C
     except ModuleNotFoundError:
-        return None, "this build of jax_flash_mla has no CUDA kernels"
+        return None, "it is pure JAX"
     except ImportError as error:
         return None, f"the extension of jax_flash_mla does not load ({error})"
     # Handlers built for a newer interface would keep the whole backend from starting.

@@ -120,13 +120,14 @@ def supports(operation: str, *, arch: str | None = None, **shapes_and_dtypes) ->
     missing = [name for name in wanted if name not in KERNELS[operation]]
     if missing or not KERNELS[operation]:
         where = f" for {', '.join(missing)}" if missing else ""
-        why = f": {_ffi.UNAVAILABLE}" if _ffi.UNAVAILABLE and WRITTEN[operation].intersection(wanted or ARCHITECTURES) else ""
-        return f"there is no {operation} kernel{where}{why}."
+        written = WRITTEN[operation].intersection(wanted or ARCHITECTURES)
+        why = f": {_ffi.UNAVAILABLE}" if written and _ffi.UNAVAILABLE else ""
+        return f"this build has no {operation} kernel{where}{why}."
     return _old_driver() if local_architectures() else None
 
 
 def which_implementation(operation: str, *, implementation: str | None = None, **shapes_and_dtypes) -> tuple[str, str]:
-    """Which implementation a call would take, and why.
+    """Which implementation a call takes in this process, and why.
 
     Args:
       operation, **shapes_and_dtypes: as in ``supports``, without ``arch``.
@@ -139,33 +140,41 @@ def which_implementation(operation: str, *, implementation: str | None = None, *
       NotImplementedError: ``implementation="cuda"`` where no kernel runs this.
       ValueError, TypeError: as ``supports``.
     """
-    check.static_choice("implementation", implementation, _implementations())
-    if implementation == HOST:
-        return HOST, "the custom call on the CPU was asked for."
-    reason = supports(operation, **shapes_and_dtypes)
-    if implementation == "xla":
-        return "xla", 'implementation="xla" was asked for.'
-    if reason is None:
-        return "cuda", "a kernel runs this."
-    if implementation == "cuda":
-        raise NotImplementedError(f'implementation="cuda" was asked for, but {reason}')
-    return "xla", reason
+    choice, reason = _choose(operation, implementation, shapes_and_dtypes)
+    if choice == "auto":
+        return ("cuda" if local_architectures() else "xla"), reason
+    return choice, reason
 
 
 def resolve(operation: str, implementation: str | None, **shapes_and_dtypes) -> str:
-    """``which_implementation`` for a call: warns once where a GPU is left to XLA.
+    """What a call is to do; warns once where a GPU is left to XLA.
 
     Returns:
       ``"cuda"``, ``"xla"``, or ``"auto"``: the kernel on CUDA devices and XLA elsewhere.
     """
-    name, reason = which_implementation(operation, implementation=implementation, **shapes_and_dtypes)
-    if name == "xla" and implementation is None and local_architectures():
+    choice, reason = _choose(operation, implementation, shapes_and_dtypes)
+    if choice == "xla" and implementation is None and local_architectures():
         _warn_once(operation, reason)
-    return "auto" if name == "cuda" and implementation is None else name
+    return choice
 
 
-def _implementations() -> tuple[str | None, ...]:
-    return (*IMPLEMENTATIONS, HOST) if _ffi.HAS_HOST_TARGETS else IMPLEMENTATIONS
+def _choose(operation, implementation, shapes_and_dtypes) -> tuple[str, str]:
+    """What ``resolve`` returns, and why."""
+    if _ffi.HAS_HOST_TARGETS and isinstance(implementation, str) and implementation == HOST:
+        return HOST, "the custom call on the CPU was asked for."
+    check.static_choice("implementation", implementation, IMPLEMENTATIONS)
+    reason = supports(operation, **shapes_and_dtypes)
+    if implementation == "xla":
+        return "xla", 'implementation="xla" was asked for.'
+    if implementation == "cuda":
+        if reason is not None:
+            raise NotImplementedError(f'implementation="cuda" was asked for, but {reason}')
+        return "cuda", "a kernel runs this."
+    if reason is not None:
+        return "xla", reason
+    if local_architectures():
+        return "auto", "a kernel runs this."
+    return "auto", "this process has no CUDA device; compiled for one, a kernel runs this."
 
 
 @functools.cache
@@ -173,7 +182,9 @@ def _old_driver() -> str | None:
     """Why the installed driver does not run the kernels, or None."""
     # Drivers run what was built with any minor version of their major version.
     needed, has = _ffi.EXTENSION.cuda_version // 1000, _ffi.EXTENSION.driver_version() // 1000
-    return f"the kernels need a driver for CUDA {needed}, and the installed one is for CUDA {has}." if has < needed else None
+    if has >= needed:
+        return None
+    return f"the kernels need a driver for CUDA {needed}, and the installed one is for CUDA {has}."
 
 
 @functools.cache

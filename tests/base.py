@@ -7,24 +7,75 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
+from operations import ALL, KERNEL_SIZED
 
-from jax_flash_mla._check.tolerance import ARITHMETIC, error_ratio
+from jax_flash_mla import _ffi, _support
+from jax_flash_mla._check.tolerance import ARITHMETIC, KERNEL_ARITHMETIC, error_ratio
 
-# What can be tested here. A kernel's backend joins this list and every test below.
-IMPLEMENTATIONS = ("xla",)
+# What an operation can be tested with here: XLA; the custom call on the CPU, in test builds; and
+# the kernels, where every GPU has one.
+HOST_OPERATIONS = ("dense_decode",) if _ffi.HAS_HOST_TARGETS else ()
+
+
+def implementations_of(operation):
+    """The implementations of an operation that this machine has."""
+    host = (_support.HOST,) if operation in HOST_OPERATIONS else ()
+    kernel = ("cuda",) if _support.local_architectures() and _support.supports(operation) is None else ()
+    return ("xla", *host, *kernel)
+
+
 # Gradients add up more rounding errors than results do.
 GRADIENT_ARITHMETIC = 1e-5
 
 
+def for_each_implementation_of(operation):
+    """Class decorator: a copy of the test class for each implementation of one operation.
+
+    The tests are small, and their sizes not a kernel's: the kernels have tests of their own.
+    """
+
+    def decorate(cls):
+        for implementation in implementations_of(operation):
+            if implementation != "cuda":
+                _copy(cls, implementation)
+        return cls
+
+    return decorate
+
+
 def for_each_implementation(cls):
-    """Class decorator: a copy of the test class for each implementation."""
-    module = sys.modules[cls.__module__]
-    for name in IMPLEMENTATIONS:
-        copy = type(cls)(f"{cls.__name__}_{name}", (cls,), {"implementation": name, "__module__": cls.__module__})
-        copy.__test__ = True
-        setattr(module, copy.__name__, copy)
-    cls.__test__ = False
+    """Class decorator: a copy of a test class over operations for each implementation.
+
+    A copy has those of the tests whose operation, named in the test's name, has the
+    implementation; the one for XLA has all of them.
+    """
+    for implementation in ("xla", _support.HOST, "cuda"):
+        left_out, kept = {}, False
+        for name in filter(lambda name: name.startswith("test"), dir(cls)):
+            # The longest name, since some are the beginnings of others.
+            named = (op for op in ALL + KERNEL_SIZED if op.name in name)
+            mentioned = max(named, key=lambda op: len(op.name), default=None)
+            if _runs(implementation, mentioned):
+                kept = True
+            else:
+                left_out[name] = None
+        if kept:
+            _copy(cls, implementation, left_out)
     return cls
+
+
+def _runs(implementation, operation):
+    if operation is None or operation.family is None:
+        return implementation == "xla"
+    fits = operation.kernel_sized == (implementation == "cuda")
+    return fits and implementation in implementations_of(operation.family)
+
+
+def _copy(cls, implementation, attributes=()):
+    attributes = dict(attributes, implementation=implementation, __module__=cls.__module__, __test__=True)
+    copy = type(cls)(f"{cls.__name__}_{implementation}", (cls,), attributes)
+    setattr(sys.modules[cls.__module__], copy.__name__, copy)
+    cls.__test__ = False
 
 
 class OperationTest(parameterized.TestCase):
@@ -36,6 +87,10 @@ class OperationTest(parameterized.TestCase):
     def assert_close(self, got, want, dtype=None, arithmetic=ARITHMETIC, what="result"):
         """Every element as close as ``error_ratio`` has it."""
         self.assertEqual(np.shape(got), np.shape(want), what)
+        if self.implementation == "cuda":
+            # Weights and outputs are rounded to bfloat16. These tests are after wrong elements;
+            # those of the kernels bound the error tightly.
+            arithmetic = max(arithmetic, 2 * KERNEL_ARITHMETIC)
         ratio = error_ratio(got, want, dtype, arithmetic)
         if ratio > 1:
             got, want = (np.asarray(x).astype(np.float64) for x in (got, want))

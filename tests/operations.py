@@ -25,6 +25,7 @@ from jax_flash_mla._check.operations import (
 __all__ = [
     "ALL",
     "ATTENTION",
+    "KERNEL_SIZED",
     "MODEL1",
     "OTHER",
     "V32",
@@ -36,6 +37,7 @@ __all__ = [
     "write_token",
 ]
 
+LATENTS = dict(d=576, d_v=512, page_size=16, kernel_sized=True)
 ATTENTION = (
     dense_decode("dense_decode", h_q=4, h_kv=1, causal=False),
     dense_decode("dense_decode_causal_grouped", h_q=4, h_kv=2, causal=True),
@@ -57,6 +59,11 @@ OTHER = (
     merge("merge"),
 )
 ALL = ATTENTION + OTHER
+# Of the sizes that kernels take; for them alone.
+KERNEL_SIZED = (
+    dense_decode("dense_decode_of_latents", h_q=8, h_kv=1, causal=False, **LATENTS),
+    dense_decode("dense_decode_of_latents_causal_grouped", h_q=4, h_kv=2, causal=True, **LATENTS),
+)
 
 
 def named(operations):

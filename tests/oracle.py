@@ -125,6 +125,46 @@ def dense_decode_gradient(
     return d_q, d_cache, d_sink
 
 
+def dense_decode_large(q, k_cache, block_table, cache_seqlens, *, head_dim_v, scale, causal=False, attn_sink=None):
+    """``dense_decode`` by matrix products, for problems that are long to do row by row.
+
+    Returns:
+      out, lse, and spread: √Σ (probability · value)² for each element of out. Where
+      weights are rounded, each with an error of its own, the error of out is of that
+      size, times the error of one.
+    """
+    b, s_q, h_q, _ = q.shape
+    h_kv = k_cache.shape[2]
+    out, lse = np.zeros((b, s_q, h_q, head_dim_v)), np.zeros((b, h_q, s_q))
+    spread = np.zeros_like(out)
+    for i in range(b):
+        places = _dense_keys(k_cache, block_table, cache_seqlens, i)
+        if places is None:
+            out[i] = lse[i] = np.nan
+            continue
+        pages, slots = (np.array(x, int) for x in zip(*places)) if places else (np.zeros(0, int),) * 2
+        for g in range(h_kv):
+            keys = f64(k_cache[pages, slots, g])
+            heads = slice(g * h_q // h_kv, (g + 1) * h_q // h_kv)
+            logits = scale * (f64(q[i, :, heads]) @ keys.T)
+            if causal:
+                seen = len(places) - (s_q - 1 - np.arange(s_q))
+                logits[np.broadcast_to(np.arange(len(places)) >= seen[:, None, None], logits.shape)] = -np.inf
+            top = logits.max(-1, keepdims=True, initial=-np.inf)
+            weights = np.exp(logits - np.where(np.isfinite(top), top, 0))
+            total = weights.sum(-1, keepdims=True)
+            with np.errstate(divide="ignore"):
+                log_sum = (top + np.log(total))[..., 0]
+            share = np.ones_like(log_sum)
+            if attn_sink is not None:
+                share = np.vectorize(keys_share)(log_sum, f64(attn_sink[heads])) * np.isfinite(log_sum)
+            weights *= (share / np.where(total == 0, 1, total)[..., 0])[..., None]
+            out[i, :, heads] = weights @ keys[:, :head_dim_v]
+            spread[i, :, heads] = np.sqrt(weights**2 @ keys[:, :head_dim_v] ** 2)
+            lse[i, heads] = log_sum.T
+    return out, lse, spread
+
+
 def _dense_rows(q, k_cache, block_table, cache_seqlens, causal):
     """Every query row with the keys it sees; keys None for unsound requests."""
     b, s_q, h_q, _ = q.shape

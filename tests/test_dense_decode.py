@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 from absl.testing import parameterized
-from base import ProblemTest, for_each_implementation
+from base import ProblemTest, for_each_implementation_of
 from operations import int32, normal
 
 import jax_flash_mla as fm
@@ -94,7 +94,7 @@ class Problem:
         return [x for x in gradients if x is not None]
 
 
-@for_each_implementation
+@for_each_implementation_of("dense_decode")
 class DenseDecodeTest(ProblemTest):
     @parameterized.parameters(range(10))
     def test_random_shapes(self, seed):

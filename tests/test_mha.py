@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 from absl.testing import parameterized
-from base import OperationTest, ProblemTest, for_each_implementation
+from base import OperationTest, ProblemTest, for_each_implementation_of
 from operations import int32, normal
 
 import jax_flash_mla as fm
@@ -77,7 +77,7 @@ def cuts(rng, total, sequences):
     return np.concatenate([[0], np.sort(rng.integers(0, total + 1, sequences - 1)), [total]])
 
 
-@for_each_implementation
+@for_each_implementation_of("mha")
 class PackedTest(ProblemTest):
     @parameterized.parameters(range(10))
     def test_random_shapes(self, seed):
@@ -266,7 +266,7 @@ class PackedTest(ProblemTest):
             np.testing.assert_array_equal(np.asarray(x).view(np.uint8), np.asarray(y).view(np.uint8))
 
 
-@for_each_implementation
+@for_each_implementation_of("mha")
 class BatchedTest(OperationTest):
     def operands(self, rng, b=3, t=6, s=9, n=4, k=2, d=12, e=8, dtype=jnp.float32):
         return normal(rng, (b, t, n, d), dtype), normal(rng, (b, s, k, d), dtype), normal(rng, (b, s, k, e), dtype)

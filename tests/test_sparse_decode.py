@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 from absl.testing import parameterized
-from base import ProblemTest, for_each_implementation
+from base import ProblemTest, for_each_implementation_of
 from operations import MODEL1, V32, fp8_cache, int32, normal
 
 import jax_flash_mla as fm
@@ -105,7 +105,7 @@ class Problem:
         return [d_q.reshape(self.q.shape), *d_caches] + ([] if d_sink is None else [d_sink])
 
 
-@for_each_implementation
+@for_each_implementation_of("sparse_decode")
 class SparseDecodeTest(ProblemTest):
     @parameterized.parameters(range(9))
     def test_random_shapes(self, seed):

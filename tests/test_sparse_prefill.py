@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 from absl.testing import parameterized
-from base import ProblemTest, for_each_implementation
+from base import ProblemTest, for_each_implementation_of
 from inspection import stage_calls
 from operations import int32, normal
 
@@ -68,7 +68,7 @@ class Problem:
         return [d_q, d_kv[:, None]] + ([] if d_sink is None else [d_sink])
 
 
-@for_each_implementation
+@for_each_implementation_of("sparse_prefill")
 class SparsePrefillTest(ProblemTest):
     @parameterized.parameters(range(8))
     def test_random_shapes(self, seed):

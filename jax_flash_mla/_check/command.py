@@ -16,12 +16,12 @@ from rich.table import Table
 import jax_flash_mla as fm
 from jax_flash_mla._check import operations
 from jax_flash_mla._check.operations import MODEL1, V32, Operation
-from jax_flash_mla._check.tolerance import error_ratio
+from jax_flash_mla._check.tolerance import ARITHMETIC, KERNEL_ARITHMETIC, error_ratio
 
 BF16 = jnp.bfloat16
 REPEATS = 5
 # A gradient starts from out as it was stored, so its own rounding is not all of its error.
-GRADIENT_ARITHMETIC = 2.0**-8
+GRADIENT_ARITHMETIC = KERNEL_ARITHMETIC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,9 @@ def run_check(check: Check, implementation: str | None, seed: int) -> Outcome:
     operands = operation.operands(rng, BF16, operation.optional)
     call = jax.jit(lambda kw: operation.call(implementation, **kw))
     results = call(operands)
-    error = max(error_ratio(*pair) for pair in zip(results, operation.want(**operands), strict=True))
+    arithmetic = KERNEL_ARITHMETIC if name == "cuda" else ARITHMETIC
+    want = operation.want(**operands)
+    error = max(error_ratio(*pair, arithmetic=arithmetic) for pair in zip(results, want, strict=True))
     gradient_error = None
     if operation.gradients is not None:
         gradient_error = _gradient_error(operation, implementation, operands, results, rng)

@@ -32,6 +32,8 @@ class Operation:
       gradients: ``gradients(cotangents, **operands) -> dict`` of float64 gradients;
         cotangents are those of all results. None where nothing is differentiable.
       stage: the name of its forward stage in traces, where it has one.
+      family: the operation of the support table that it is, where a kernel is written.
+      kernel_sized: whether it is of a size that kernels take.
       together: optional operands that are only legal together.
     """
 
@@ -45,6 +47,8 @@ class Operation:
     gradients: Callable | None = None
     stage: str | None = None
     together: tuple[tuple[str, ...], ...] = ()
+    family: str | None = None
+    kernel_sized: bool = False
 
     def __str__(self):
         return self.name
@@ -68,24 +72,27 @@ def int32(x):
 # Dense decode
 
 
-def dense_decode(name, *, h_q, h_kv, causal, b=2, s_q=2, d=24, d_v=16, page_size=4, columns=3):
+def dense_decode(name, *, h_q, h_kv, causal, b=2, s_q=2, d=24, d_v=16, page_size=4, columns=3, kernel_sized=False):
     pages = b * columns + 1
     options = dict(head_dim_v=d_v, causal=causal)
     scale = d**-0.5
 
     def make(rng, dtype):
+        # What kernels are to compute on is exact in the type that they take.
+        exact = jnp.bfloat16 if kernel_sized and dtype == jnp.float32 else dtype
         return dict(
-            q=normal(rng, (b, s_q, h_q, d), dtype),
-            k_cache=normal(rng, (pages, page_size, h_kv, d), dtype),
+            q=normal(rng, (b, s_q, h_q, d), exact).astype(dtype),
+            k_cache=normal(rng, (pages, page_size, h_kv, d), exact).astype(dtype),
             block_table=int32(rng.permutation(pages)[: b * columns].reshape(b, columns)),
             cache_seqlens=int32(rng.integers(1, columns * page_size + 1, b)),
             attn_sink=normal(rng, (h_q,), jnp.float32),
         )
 
     def call(implementation, q, k_cache, block_table, cache_seqlens, attn_sink=None):
-        return fm.flash_mla_with_kvcache(
-            q,
-            k_cache,
+        taken = jnp.bfloat16 if kernel_sized and q.dtype == jnp.float32 else q.dtype
+        out, lse = fm.flash_mla_with_kvcache(
+            q.astype(taken),
+            k_cache.astype(taken),
             block_table,
             cache_seqlens,
             softmax_scale=scale,
@@ -93,6 +100,7 @@ def dense_decode(name, *, h_q, h_kv, causal, b=2, s_q=2, d=24, d_v=16, page_size
             implementation=implementation,
             **options,
         )
+        return out.astype(q.dtype), lse
 
     def want(q, k_cache, block_table, cache_seqlens, attn_sink=None):
         return oracle.dense_decode(
@@ -122,6 +130,8 @@ def dense_decode(name, *, h_q, h_kv, causal, b=2, s_q=2, d=24, d_v=16, page_size
         want,
         gradients,
         "dense_decode_forward",
+        family="dense_decode",
+        kernel_sized=kernel_sized,
     )
 
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 ARITHMETIC = 4e-6
+# Kernels round the weights of the softmax to the values' type, in halves of its last place.
+KERNEL_ARITHMETIC = 2.0**-8
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 

@@ -8,7 +8,7 @@ from base import OperationTest, for_each_implementation
 from inspection import collectives
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from operations import ATTENTION, OTHER, int32, named, normal
+from operations import ATTENTION, KERNEL_SIZED, OTHER, int32, named, normal
 
 import jax_flash_mla as fm
 
@@ -40,7 +40,7 @@ class DataParallelTest(OperationTest):
         own = {n: x if n in self.SHARED else x[0] for n, x in operands.items()}
         return tuple(x[None] for x in operation.call(self.implementation, **own))
 
-    @parameterized.named_parameters(named(ATTENTION + OTHER))
+    @parameterized.named_parameters(named(ATTENTION + OTHER + KERNEL_SIZED))
     def test_results(self, operation):
         operands, specs, members = self.split(operation)
         mapped = jax.shard_map(
@@ -51,7 +51,7 @@ class DataParallelTest(OperationTest):
         want = [operation.want(**m) for m in members]
         self.assert_all_close(jax.jit(mapped)(operands), [np.stack(x) for x in zip(*want)])
 
-    @parameterized.named_parameters(named(ATTENTION))
+    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
     def test_gradients(self, operation):
         operands, specs, members = self.split(operation)
         names = [n for n in operation.differentiable if n in operands]
@@ -78,7 +78,7 @@ class DataParallelTest(OperationTest):
             each = each.sum(0) if n in self.SHARED else each
             self.assert_close(got[n], each, arithmetic=2e-5, what=f"gradient of {n}")
 
-    @parameterized.named_parameters(named(ATTENTION))
+    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
     def test_scan_and_remat_inside(self, operation):
         """The carry of a scan keeps its type, under checkpoint too."""
         operands, specs, _ = self.split(operation)

@@ -8,7 +8,7 @@ from base import OperationTest, for_each_implementation
 from inspection import collectives
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from operations import ATTENTION, int32, named, normal
+from operations import ATTENTION, KERNEL_SIZED, int32, named, normal
 
 import jax_flash_mla as fm
 
@@ -55,7 +55,7 @@ def repeated(x, axis, times):
     return x if axis is None else jnp.concatenate([x] * times, axis=axis)
 
 
-BATCHED = tuple(op for op in ATTENTION if axes_of(BATCH, op))
+BATCHED = tuple(op for op in ATTENTION + KERNEL_SIZED if axes_of(BATCH, op))
 
 
 @for_each_implementation
@@ -91,7 +91,7 @@ class ShardedJitTest(OperationTest):
         want = gradient(operands.pop("q"), operands)
         self.assert_close(gradient(q, placed), np.asarray(want, np.float64), arithmetic=1e-5)
 
-    @parameterized.named_parameters(named(ATTENTION))
+    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
     def test_heads(self, operation):
         axes = axes_of(HEADS, operation)
         operands = operation.operands(np.random.default_rng(1), optional=operation.optional)
@@ -176,7 +176,7 @@ class ShardedJitTest(OperationTest):
         got = jax.jit(uneven)(self.placed(operands, axes))
         self.assert_all_close(got, jax.jit(uneven)(operands))
 
-    @parameterized.named_parameters(named(ATTENTION))
+    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
     def test_part_of_the_mesh_manual(self, operation):
         """Inside a shard_map over one axis of two, the other left to the compiler."""
         mesh = Mesh(np.array(jax.devices("cpu")[:4]).reshape(2, 2), ("x", "y"))
@@ -207,7 +207,7 @@ class ExplicitMeshTest(OperationTest):
             with self.assertRaisesRegex(ValueError, r"q is sharded .* jax\.shard_map"):
                 operation.call(self.implementation, **placed)
 
-    @parameterized.named_parameters(named(ATTENTION))
+    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
     def test_replicated_operands(self, operation):
         operands = operation.operands(np.random.default_rng(1))
         with jax.set_mesh(self.mesh):

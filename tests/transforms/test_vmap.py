@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 from base import OperationTest, for_each_implementation
-from operations import ALL, ATTENTION, named
+from operations import ALL, ATTENTION, KERNEL_SIZED, named
 
 MEMBERS = 3
 
@@ -25,8 +25,8 @@ def mixes(names):
     return [subset for size in range(1, len(names) + 1) for subset in itertools.combinations(names, size)]
 
 
-REQUIRED = [(f"{op}_{'_'.join(mapped)}", op, mapped) for op in ALL for mapped in mixes(op.required)]
-OPTIONAL = [(f"{op}_{name}", op, (name,)) for op in ALL for name in op.optional]
+REQUIRED = [(f"{op}_{'_'.join(mapped)}", op, mapped) for op in ALL + KERNEL_SIZED for mapped in mixes(op.required)]
+OPTIONAL = [(f"{op}_{name}", op, (name,)) for op in ALL + KERNEL_SIZED for name in op.optional]
 
 
 @for_each_implementation
@@ -51,11 +51,11 @@ class VmapTest(OperationTest):
     def test_optional_alone(self, operation, mapped):
         self.check(operation, mapped, operation.optional)
 
-    @parameterized.named_parameters(named(ALL))
+    @parameterized.named_parameters(named(ALL + KERNEL_SIZED))
     def test_all_together(self, operation):
         self.check(operation, (*operation.required, *operation.optional), operation.optional)
 
-    @parameterized.named_parameters(named(ALL))
+    @parameterized.named_parameters(named(ALL + KERNEL_SIZED))
     def test_nested(self, operation):
         """Two levels; the first operand is mapped by the inner one alone, the last by both."""
         rng = np.random.default_rng(11)
@@ -91,7 +91,7 @@ class VmapTest(OperationTest):
         want = [np.stack(x) for x in zip(*want)] if both is not None else want[0]
         self.assert_all_close(got, want)
 
-    @parameterized.named_parameters(named(ATTENTION))
+    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
     def test_other_axes(self, operation):
         """in_axes and out_axes need not be the leading ones."""
         operands = operation.operands(np.random.default_rng(3))
@@ -139,7 +139,7 @@ class VmapGradientTest(OperationTest):
         return split(batch), [want(m) for m in members], loss, weight, axes
 
     @parameterized.named_parameters(
-        [(f"{op}_{label}", op, label) for op in ATTENTION for label in ("queries_mapped", "all_mapped")]
+        [(f"{op}_{label}", op, label) for op in ATTENTION + KERNEL_SIZED for label in ("queries_mapped", "all_mapped")]
     )
     def test_both_orders(self, operation, label):
         everything = {*operation.required, *operation.optional}

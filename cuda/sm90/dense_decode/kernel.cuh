@@ -404,8 +404,9 @@ class Warpgroup {
     return device::column_major_operand(shared_.k[stage][self_ * Config::kHalfTiles], Config::kTileBytes);
   }
 
-  // This warp no longer reads its half of a block's values.
+  // This warp no longer reads its half of a block's values, nor the weights and maxima beside them.
   __device__ __forceinline__ void release(int stage) {
+    __syncwarp();
     if (lane_ == 0) device::arrive(shared_.empty[stage][self_]);
   }
 

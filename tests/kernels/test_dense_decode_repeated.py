@@ -1,0 +1,87 @@
+"""The dense decode kernel again and again: replayed, from two threads, beside other work.
+
+A result that moves is a race. All comparisons here are of bits.
+"""
+
+import threading
+import unittest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import parameterized
+
+from jax_flash_mla import _ffi
+from kernels.device_load import loaded_device
+from kernels.test_dense_decode import D_V, HAS_KERNEL, POISONS, Problem, bits, run_poisoned
+
+REPLAYS = 10_000
+
+
+@unittest.skipUnless(HAS_KERNEL, "no GPU here has a dense decode kernel")
+class RepeatedTest(parameterized.TestCase):
+    def test_replays_with_changing_lengths(self):
+        """Iterations of a loop that XLA runs as replays of one captured graph."""
+        rng = np.random.default_rng(0)
+        problem = Problem(rng, lengths=[3000] * 6, s_q=2, h_q=64, causal=True)
+        q, k_cache, table, _, sink = problem.arrays()
+        kinds = 16
+        lengths = rng.integers(0, 3001, (kinds, 6)).astype(np.int32)
+        lengths[0] = 0
+        lengths[1, 2] = 4000  # more than the table covers: NaN
+
+        def call(lengths):
+            out, lse = _ffi.dense_decode(q, k_cache, table, lengths, sink, d_v=D_V, scale=problem.scale, causal=True)
+            return jax.lax.bitcast_convert_type(out, jnp.int16), jax.lax.bitcast_convert_type(lse, jnp.int32)
+
+        single = jax.jit(call)
+        want = [single(jnp.asarray(x)) for x in lengths]
+        want = [jnp.stack(x) for x in zip(*want)]
+        order = jnp.asarray(rng.integers(0, kinds, REPLAYS), jnp.int32)
+
+        @jax.jit
+        def replay(lengths, order, want):
+            def step(i, different):
+                kind = order[i]
+                got = call(lengths[kind])
+                wrong = [jnp.any(x != w[kind]) for x, w in zip(got, want)]
+                return different + jnp.any(jnp.stack(wrong))
+
+            return jax.lax.fori_loop(0, REPLAYS, step, jnp.int32(0))
+
+        self.assertEqual(int(replay(jnp.asarray(lengths), order, want)), 0)
+
+    def test_two_threads(self):
+        rng = np.random.default_rng(1)
+        problems = [Problem(rng, lengths=rng.integers(0, 4000, 5), h_q=64 * (i + 1), s_q=i + 1) for i in range(2)]
+        want = [bits(run_poisoned(p, 0.0)) for p in problems]
+        problems_seen = []
+
+        def work(problem, want):
+            for i in range(200):
+                got = bits(run_poisoned(problem, list(POISONS.values())[i % len(POISONS)]))
+                if not all(np.array_equal(x, y) for x, y in zip(got, want)):
+                    problems_seen.append(i)
+
+        threads = [threading.Thread(target=work, args=pair) for pair in zip(problems, want)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(problems_seen, [])
+
+    def test_beside_another_stream(self):
+        """The same bits while another stream loads the card, with all scratch poisoned."""
+        rng = np.random.default_rng(2)
+        problems = [
+            Problem(rng, lengths=[20_000], h_q=128),
+            Problem(rng, lengths=rng.integers(0, 3000, 70), h_q=16, s_q=2, causal=True),
+            Problem(rng, lengths=[5000, 64, 9000], h_q=24, h_kv=3, page_size=16),
+        ]
+        want = [bits(run_poisoned(p, 0.0)) for p in problems]
+        with loaded_device():
+            for i in range(100):
+                for problem, expected in zip(problems, want):
+                    got = bits(run_poisoned(problem, list(POISONS.values())[i % len(POISONS)]))
+                    for x, y in zip(got, expected):
+                        np.testing.assert_array_equal(x, y)
