@@ -287,7 +287,7 @@ class AgreementTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.out = make.normal(jax.random.key(0), (40, 64, 32))
-        self.lse = jnp.zeros((40, 64)).at[0, 0].set(-jnp.inf)
+        self.lse = jnp.zeros((40, 64), jnp.float32).at[0, 0].set(-jnp.inf)
 
     def test_rounding_passes(self):
         near = (self.out.astype(jnp.float32) * 1.002).astype(jnp.bfloat16)
