@@ -52,10 +52,6 @@ __device__ __forceinline__ void named_sync(int id, int threads) {
   asm volatile("barrier.sync.aligned %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-__device__ __forceinline__ void named_arrive(int id, int threads) {
-  asm volatile("barrier.arrive.aligned %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
 // Orders this thread's ordinary accesses to shared memory before later ones by tensor cores and copy engine. A barrier
 // between the two threads comes after it.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

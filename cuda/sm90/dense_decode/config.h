@@ -78,6 +78,8 @@ struct Config {
     alignas(1024) Element k[kStages][kTiles][kTileElements];
     uint64_t full[kStages][kTiles];
     uint64_t empty[kStages][kWarpgroups];
+    uint64_t ready[kStages];  // the block's weights have replaced its last tile
+    uint64_t summed;          // both halves of row_sum are there
     float row_max[kStages][kBlockM];
     float row_sum[kWarpgroups][kBlockM];
     int32_t unsound[kStages];  // whether a page of the block is outside the pool
@@ -90,9 +92,8 @@ struct Config {
 
 // Numbers of named barriers.
 enum NamedBarrier : int {
-  kMathBarrier = 1,      // both warpgroups
-  kWeightsBarrier = 2,   // + stage: its weights are in shared memory
-  kWarpgroupBarrier = 4  // + warpgroup: among its own threads
+  kMathBarrier = 1,      // both warpgroups: the queries are in shared memory
+  kWarpgroupBarrier = 2  // + warpgroup: among its own threads
 };
 
 // How the work is spread, fixed before the launch.

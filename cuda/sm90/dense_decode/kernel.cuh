@@ -12,8 +12,8 @@
 // join the output in order, so the running maximum is a chain from block to block, handed over with the weights.
 //
 // Handing over. The owner of a block leaves its weights in the block's last tile, which only scores need, and its row
-// maxima beside it; then it arrives on the stage's named barrier, on which the other one waits. When a warpgroup is done
-// with its half of the values it frees that half for the producer; the last tile is free when both are.
+// maxima beside it; then it arrives on the stage's `ready`, on which the other one waits. When a warpgroup is done with
+// its half of the values it frees that half for the producer (`empty`); the last tile is free when both are.
 //
 // The maximum lags: it moves only when a row exceeds it by 2^8, because moving it means rescaling the output.
 #pragma once
@@ -172,6 +172,7 @@ class Warpgroup {
   const int row_;  // this thread has rows row_ and row_ + 8 of the tile
   const float scale_log2_;
   uint32_t count_ = 0;  // blocks since the launch
+  uint32_t items_ = 0;  // the same of items
 
   float out_[Config::kOutputColumns / 2];
   float row_max_[2];  // what out_ and row_sum_ are relative to, base 2
@@ -215,7 +216,7 @@ class Warpgroup {
     float scores[Config::kBlockN / 2];
     multiply_scores(scores, count);
     if (has_previous) {
-      receive_weights();
+      receive_weights(count - 1);
       add_received(count - 1);
       device::wgmma_wait<1>();
     } else {
@@ -247,7 +248,7 @@ class Warpgroup {
 
   // The last block of an item, when it is the other warpgroup's.
   __device__ __forceinline__ void take_last(uint32_t count) {
-    receive_weights();
+    receive_weights(count);
     add_received(count);
     device::wgmma_wait<0>();
     device::pin_registers(out_);
@@ -349,17 +350,18 @@ class Warpgroup {
       *reinterpret_cast<uint32_t*>(tile + device::swizzled_chunk(row_ + 8 * (i % 2), i / 2) + (lane_ % 4) * 4) =
           weights[i];
     }
-    if (lane_ % 4 == 0) {
+    if (is_first_of_row()) {
       for (int r = 0; r < 2; ++r) shared_.row_max[self_][row_ + 8 * r] = row_max_[r];
     }
     device::fence_async_proxy();
-    device::named_arrive(kWeightsBarrier + self_, Config::kMathThreads);
+    __syncwarp();
+    if (is_first_of_row()) device::arrive(shared_.ready[self_]);
   }
 
   // Waits for the weights of the other warpgroup's block and makes the output relative to its maxima.
-  __device__ __forceinline__ void receive_weights() {
+  __device__ __forceinline__ void receive_weights(uint32_t count) {
     const int stage = 1 - self_;
-    device::named_sync(kWeightsBarrier + stage, Config::kMathThreads);
+    device::wait(shared_.ready[stage], parity(count));
     float factor[2];
     bool moves = false;
     for (int r = 0; r < 2; ++r) moves |= move_maximum(r, shared_.row_max[stage][row_ + 8 * r], factor[r]);
@@ -415,9 +417,11 @@ class Warpgroup {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       row_sum_[r] = device::sum_over_quad(row_sum_[r]);
-      if (lane_ % 4 == 0) shared_.row_sum[self_][row_ + 8 * r] = row_sum_[r];
+      if (is_first_of_row()) shared_.row_sum[self_][row_ + 8 * r] = row_sum_[r];
     }
-    device::named_sync(kMathBarrier, Config::kMathThreads);
+    if (is_first_of_row()) device::arrive(shared_.summed);
+    device::wait(shared_.summed, items_ % 2);
+    ++items_;
     const bool whole = items.is_whole();
     const int64_t slot = partial_tile(blockIdx.x, items.first_block == 0);
 #pragma unroll
@@ -427,7 +431,7 @@ class Warpgroup {
       const float sum = row_sum_[r] + shared_.row_sum[1 - self_][tile_row];
       const bool attends = sum != 0.0f;
       const float lse_log2 = attends ? row_max_[r] + log2f(sum) : -device::kInfinity;
-      const bool writes_lse = self_ == 0 && lane_ % 4 == 0;
+      const bool writes_lse = self_ == 0 && is_first_of_row();
       const int column = self_ * Config::kOutputColumns + (lane_ % 4) * 2;
       if (whole) {
         const Row row(grid_, tile, tile_row);
@@ -453,6 +457,8 @@ class Warpgroup {
     }
   }
 
+  // Whether this is the thread that speaks for its rows, of the four that share them.
+  __device__ __forceinline__ bool is_first_of_row() const { return lane_ % 4 == 0; }
   // Which of this thread's two rows an accumulator belongs to.
   __device__ __forceinline__ static constexpr int row_of(int i) { return (i / 2) % 2; }
   // Parity of the phase in which the block of a number is full.
@@ -470,11 +476,14 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int part_index = blockIdx.x / grid.lanes, grid_lane = blockIdx.x % grid.lanes;
 
   if (threadIdx.x == 0) {
+    constexpr int kSpeakers = 32;  // of a warpgroup: one for each pair of rows
     device::prefetch_tensor_map(k_map);
     for (int stage = 0; stage < Config::kStages; ++stage) {
       for (auto& barrier : shared.full[stage]) device::init_barrier(barrier, 1);
-      for (auto& barrier : shared.empty[stage]) device::init_barrier(barrier, 4);  // the warps of a warpgroup
+      for (auto& barrier : shared.empty[stage]) device::init_barrier(barrier, 4);  // warps of a warpgroup
+      device::init_barrier(shared.ready[stage], kSpeakers);
     }
+    device::init_barrier(shared.summed, Config::kWarpgroups * kSpeakers);
     device::fence_barrier_init();
   }
   // Synchronises all threads.
