@@ -15,11 +15,11 @@ __device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap& map) {
 
 // A coordinate outside the tensor, negative ones too, delivers zeros and counts its bytes all the same.
 __device__ __forceinline__ void copy_box(void* destination, const CUtensorMap& map, Barrier& barrier, int c0, int c1,
-                                         int c2, int c3) {
+                                         int c2, int c3, int c4) {
   asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-      " [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(shared_address(destination)),
-      "l"(&map), "r"(shared_address(&barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(shared_address(destination)),
+      "l"(&map), "r"(shared_address(&barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
       : "memory");
 }
 

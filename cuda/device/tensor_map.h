@@ -8,10 +8,11 @@
 
 namespace jax_flash_mla::device {
 
-// A tensor of two-byte elements with four dimensions, the first of them contiguous, copied in boxes of 64 elements by
-// `rows` of the third dimension, swizzled by 128 bytes. Strides, of the second dimension on, are in bytes.
+// A tensor with five dimensions, the first of them contiguous, copied in boxes whose rows of the first dimension are 128
+// bytes, swizzled. Strides, of the second dimension on, are in bytes.
 inline cudaError_t make_tensor_map(CUtensorMap* map, CUtensorMapDataType type, const void* base,
-                                   const uint64_t (&sizes)[4], const uint64_t (&strides)[3], uint32_t rows) {
+                                   const uint64_t (&sizes)[5], const uint64_t (&strides)[4],
+                                   const uint32_t (&box)[5]) {
   // The driver's function is looked up: nothing links to the driver.
   using Encode = decltype(&cuTensorMapEncodeTiled);
   void* function = nullptr;
@@ -20,9 +21,9 @@ inline cudaError_t make_tensor_map(CUtensorMap* map, CUtensorMapDataType type, c
       cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
   if (error != cudaSuccess) return error;
   if (found != cudaDriverEntryPointSuccess) return cudaErrorSymbolNotFound;
-  const uint32_t box[4] = {64, 1, rows, 1}, element_strides[4] = {1, 1, 1, 1};
+  const uint32_t element_strides[5] = {1, 1, 1, 1, 1};
   const CUresult result = reinterpret_cast<Encode>(function)(
-      map, type, 4, const_cast<void*>(base), sizes, strides, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      map, type, 5, const_cast<void*>(base), sizes, strides, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }

@@ -1,6 +1,7 @@
 // Tiles, stages and shared memory of SM90 dense decode: data only.
 #pragma once
 
+#include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -76,7 +77,7 @@ struct Config {
     alignas(1024) Element q[kTiles][kTileElements];
     // When the scores of a block are done, its weights replace the tile that outputs do not need.
     alignas(1024) Element k[kStages][kTiles][kTileElements];
-    uint64_t full[kStages][kTiles];
+    uint64_t full[kStages][kWarpgroups + 1];  // each half of the values, and the last tile
     uint64_t empty[kStages][kWarpgroups];
     uint64_t ready[kStages];  // the block's weights have replaced its last tile
     uint64_t summed;          // both halves of row_sum are there
@@ -105,6 +106,14 @@ struct Grid {
   int32_t lanes;           // tiles side by side: thread blocks that share what they read
   int32_t strips;          // groups of that many tiles
   int32_t parts;           // lanes · parts thread blocks
+  int32_t box_slots;       // keys of one copy: as many as lie in a page and in a block both
+  int32_t box_tiles;       // tiles of one copy of values: more than one where it brings whole blocks
+};
+
+// The cache as the copy engine sees it, in two sizes of boxes.
+struct KeyMaps {
+  CUtensorMap values;
+  CUtensorMap last_tile;
 };
 
 }  // namespace jax_flash_mla::dense_decode_sm90

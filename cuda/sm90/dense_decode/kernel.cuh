@@ -71,56 +71,52 @@ __device__ __forceinline__ float keys_share(const DenseDecodeParams& params, int
 
 template <typename Config>
 __device__ void produce(const DenseDecodeParams& params, const Grid& grid, const Part& part, int grid_lane,
-                        const CUtensorMap& k_map, typename Config::SharedStorage& shared) {
-  // A box of a copy lies within a page: it has as many keys as both a page and a block are multiples of. Each lane of
-  // the warp copies one box of a block.
-  const int box = min(params.page_size & -params.page_size, Config::kBlockN);
+                        const KeyMaps& maps, typename Config::SharedStorage& shared) {
+  // Each lane of the warp copies the boxes of some of a block's slots.
   const int lane = threadIdx.x % 32;
-  const bool copies = lane * box < Config::kBlockN;
+  const bool copies = lane * grid.box_slots < Config::kBlockN;
   uint32_t count = 0;
 
-  Items<Config> items(params, grid, part);
+  Items<Config> items(params, grid, part, grid_lane);
   while (items.next()) {
-    const int tile_index = items.strip * grid.lanes + grid_lane;
-    if (tile_index >= grid.tiles) continue;
-    const Tile tile(grid, tile_index);
-    const int32_t* table = params.block_table + int64_t(items.request) * params.max_pages;
+    const Item item = items.current;
+    const Tile tile(grid, item.tile);
+    const int32_t* table = params.block_table + int64_t(item.request) * params.max_pages;
 
-    for (int block = items.first_block; block < items.last_block; ++block, ++count) {
+    for (int block = item.first_block; block < item.last_block; ++block, ++count) {
       const int stage = count % Config::kStages;
       const uint32_t free_parity = (count / Config::kStages + 1) % 2;
 
       // Where the box comes from. Beyond the length, and where the page is outside the pool, it is page -1: zeros.
-      const int key = block * Config::kBlockN + lane * box;
+      const int key = block * Config::kBlockN + lane * grid.box_slots;
       int page = -1;
       bool unsound = false;
-      if (copies && key < items.extent.keys) {
+      if (copies && key < item.extent.keys) {
         page = table[key / params.page_size];
         unsound = page < 0 || page >= params.num_pages;
         if (unsound) page = -1;
       }
       unsound = __any_sync(~0u, unsound);
 
-      const auto load = [&](int first_tile, int last_tile) {
-        if (lane == 0) {
-          if (first_tile == 0) shared.unsound[stage] = unsound;
-          for (int t = first_tile; t < last_tile; ++t) {
-            device::arrive_and_expect(shared.full[stage][t], Config::kTileBytes);
-          }
-        }
+      const auto load = [&](int first_tile, int last_tile, int box_tiles, const CUtensorMap& map, device::Barrier& full) {
+        if (lane == 0) device::arrive_and_expect(full, (last_tile - first_tile) * Config::kTileBytes);
         __syncwarp();
         if (copies) {
-          for (int t = first_tile; t < last_tile; ++t) {
-            device::copy_box(&shared.k[stage][t][lane * box * Config::kTileColumns], k_map, shared.full[stage][t],
-                             t * Config::kTileColumns, tile.key_head, key % params.page_size, page);
+          for (int t = first_tile; t < last_tile; t += box_tiles) {
+            device::copy_box(&shared.k[stage][t][lane * grid.box_slots * Config::kTileColumns], map, full, 0,
+                             tile.key_head, key % params.page_size, page, t);
           }
         }
-        __syncwarp();
       };
-      device::wait(shared.empty[stage][0], free_parity);
-      load(0, Config::kHalfTiles);
-      device::wait(shared.empty[stage][1], free_parity);
-      load(Config::kHalfTiles, Config::kTiles);
+      // The owner is done first with the values of the block before: its half comes first.
+      for (int i = 0; i < Config::kWarpgroups; ++i) {
+        const int half = (stage + i) % Config::kWarpgroups;
+        device::wait(shared.empty[stage][half], free_parity);
+        if (i == 0 && lane == 0) shared.unsound[stage] = unsound;
+        const int first_tile = half * Config::kHalfTiles;
+        load(first_tile, first_tile + Config::kHalfTiles, grid.box_tiles, maps.values, shared.full[stage][half]);
+      }
+      load(Config::kValueTiles, Config::kTiles, 1, maps.last_tile, shared.full[stage][Config::kWarpgroups]);
     }
   }
 }
@@ -144,21 +140,25 @@ class Warpgroup {
         scale_log2_(fminf(fmaxf(params.scale * device::kLog2E, -device::kMaxFloat), device::kMaxFloat)) {}
 
   __device__ void run(const Part& part, int grid_lane) {
-    Items<Config> items(params_, grid_, part);
-    while (items.next()) {
-      const int tile_index = items.strip * grid_.lanes + grid_lane;
-      if (tile_index >= grid_.tiles) continue;
-      const Tile tile(grid_, tile_index);
-      start(items, tile);
+    Items<Config> items(params_, grid_, part, grid_lane);
+    if (!items.next()) return;
+    load_queries(items.current);
+    for (bool more = true; more;) {
+      const Item item = items.current;
+      start(item);
       // Own blocks; the one before each is added under its scores. That leaves the last one, where it is not own.
-      const uint32_t blocks = items.last_block - items.first_block;
+      const uint32_t blocks = item.last_block - item.first_block;
       const uint32_t skipped = (count_ + self_) % Config::kStages;
       for (uint32_t i = skipped; i < blocks; i += Config::kStages) {
-        work_on(items.first_block + i, count_ + i, items.extent.keys, i > 0);
+        work_on(item.first_block + i, count_ + i, item.extent.keys, i > 0);
       }
       if ((blocks - skipped) % Config::kStages == 0 && blocks > 0) take_last(count_ + blocks - 1);
       count_ += blocks;
-      finish(items, tile);
+      exchange_sums();
+      // Both warpgroups are done with the queries: the next ones come while the results go.
+      more = items.next();
+      if (more) load_queries(items.current);
+      write(item);
     }
   }
 
@@ -180,20 +180,25 @@ class Warpgroup {
   int visible_[2];    // keys that each row may attend to
   int all_visible_;   // keys that every row of the tile may attend to
 
-  // Reads the queries and clears the state.
-  __device__ __forceinline__ void start(const Items<Config>& items, const Tile& tile) {
+  // Starts to copy an item's queries to shared memory.
+  __device__ __forceinline__ void load_queries(const Item& item) {
+    const Tile tile(grid_, item.tile);
     const int row = threadIdx.x / 4;
     const bool exists = row < tile.rows;
-    const int64_t index = Row(grid_, tile, exists ? row : 0).index(params_, items.request);
+    const int64_t index = Row(grid_, tile, exists ? row : 0).index(params_, item.request);
     const auto* source = static_cast<const Element*>(params_.q) + index * Config::kDimQK;
     constexpr int kChunksOfTile = Config::kTileColumns / 8;
     for (int chunk = threadIdx.x % 4; chunk < Config::kDimQK / 8; chunk += 4) {
       auto* target = reinterpret_cast<uint8_t*>(shared_.q[chunk / kChunksOfTile]);
       device::copy_16_bytes(target + device::swizzled_chunk(row, chunk % kChunksOfTile), source + chunk * 8, exists);
     }
+  }
 
+  // Clears the state, and waits for the queries.
+  __device__ __forceinline__ void start(const Item& item) {
+    const Tile tile(grid_, item.tile);
     // Aligned at the last key: query token i of s_q sees the keys up to i + length - s_q.
-    const int keys = items.extent.keys;
+    const int keys = item.extent.keys;
     const auto visible = [&](int r) {
       const int64_t seen = int64_t(keys) + Row(grid_, tile, r).token + 1 - params_.s_q;
       return params_.causal ? int(max(min(seen, int64_t(keys)), int64_t(0))) : keys;
@@ -202,7 +207,7 @@ class Warpgroup {
     for (int i = 0; i < 2; ++i) {
       visible_[i] = visible(min(row_ + 8 * i, tile.rows - 1));
       row_max_[i] = -device::kInfinity;
-      row_sum_[i] = items.extent.sound ? 0.0f : device::kNaN;
+      row_sum_[i] = item.extent.sound ? 0.0f : device::kNaN;
     }
     for (float& x : out_) x = 0.0f;
 
@@ -230,16 +235,16 @@ class Warpgroup {
     scale_scores(scores, first_key);
     float factor[2];
     const bool rescales = update_maximum(scores, factor);
+    // The block before is given back ahead of the long part of the softmax: the next load waits for it.
+    device::wgmma_wait<0>();
+    device::pin_registers(out_);
+    if (has_previous) release(1 - self_);
+    if (rescales) rescale_output(factor);
     uint32_t weights[Config::kBlockN / 4];
     exponentiate(scores, weights);
     if (shared_.unsound[self_]) row_sum_[0] = row_sum_[1] = device::kNaN;
     if (first_key + Config::kBlockN > keys) clear_values(keys - first_key);
     hand_over(weights);
-
-    device::wgmma_wait<0>();
-    device::pin_registers(out_);
-    if (has_previous) release(1 - self_);
-    if (rescales) rescale_output(factor);
     add_own(weights);
     device::wgmma_wait<0>();
     device::pin_registers(out_);
@@ -255,20 +260,24 @@ class Warpgroup {
     release(1 - self_);
   }
 
-  // scores = q · kᵀ, started but not waited for; each tile of columns as soon as it has landed.
+  // scores = q · kᵀ, started but not waited for; each part of the block as it comes, the own half first.
   __device__ __forceinline__ void multiply_scores(float (&scores)[Config::kBlockN / 2], uint32_t count) {
     device::pin_registers(scores);
 #pragma unroll
-    for (int t = 0; t < Config::kTiles; ++t) {
-      device::wait(shared_.full[self_][t], parity(count));
-      device::wgmma_fence();
+    for (int i = 0; i < Config::kTiles; ++i) {
+      const bool is_last = i == Config::kValueTiles;
+      const int t = is_last ? i : (i + self_ * Config::kHalfTiles) % Config::kValueTiles;
+      if (i % Config::kHalfTiles == 0) {
+        device::wait(shared_.full[self_][t / Config::kHalfTiles], parity(count));
+        device::wgmma_fence();
+      }
       const uint64_t q = device::row_major_operand(shared_.q[t]);
       const uint64_t k = device::row_major_operand(shared_.k[self_][t]);
 #pragma unroll
       for (int c = 0; c < Config::kTileColumns / Config::kChunk; ++c) {
         device::multiply<typename Config::Mma::Scores>(device::advance(q, c * Config::kChunkRowBytes),
                                                        device::advance(k, c * Config::kChunkRowBytes), scores,
-                                                       t > 0 || c > 0);
+                                                       i > 0 || c > 0);
       }
     }
     device::wgmma_commit();
@@ -371,9 +380,7 @@ class Warpgroup {
   // out += weights · v for the other warpgroup's block; not waited for.
   __device__ __forceinline__ void add_received(uint32_t count) {
     const int stage = 1 - self_;
-    for (int t = 0; t < Config::kHalfTiles; ++t) {
-      device::wait(shared_.full[stage][self_ * Config::kHalfTiles + t], parity(count));
-    }
+    device::wait(shared_.full[stage][self_], parity(count));
     const uint64_t weights = device::row_major_operand(shared_.k[stage][Config::kValueTiles]);
     const uint64_t values = own_columns(stage);
     device::pin_registers(out_);
@@ -412,8 +419,8 @@ class Warpgroup {
     if (lane_ == 0) device::arrive(shared_.empty[stage][self_]);
   }
 
-  // Normalises the tile and writes it: as a result, or as a partial one.
-  __device__ __forceinline__ void finish(const Items<Config>& items, const Tile& tile) {
+  // Each row's sum over its threads, for both warpgroups to see.
+  __device__ __forceinline__ void exchange_sums() {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       row_sum_[r] = device::sum_over_quad(row_sum_[r]);
@@ -422,8 +429,13 @@ class Warpgroup {
     if (is_first_of_row()) device::arrive(shared_.summed);
     device::wait(shared_.summed, items_ % 2);
     ++items_;
-    const bool whole = items.is_whole();
-    const int64_t slot = partial_tile(blockIdx.x, items.first_block == 0);
+  }
+
+  // Normalises the tile and writes it: as a result, or as a partial one.
+  __device__ __forceinline__ void write(const Item& item) {
+    const Tile tile(grid_, item.tile);
+    const bool whole = item.is_whole();
+    const int64_t slot = partial_tile(blockIdx.x, item.first_block == 0);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int tile_row = row_ + 8 * r;
@@ -436,9 +448,9 @@ class Warpgroup {
       if (whole) {
         const Row row(grid_, tile, tile_row);
         const float lse = lse_log2 * device::kLn2;
-        const float factor = attends ? keys_share(params_, items.request, row.head, lse) / sum : 0.0f;
-        if (writes_lse) params_.lse[row.lse_index(params_, items.request)] = lse;
-        auto* target = static_cast<Element*>(params_.out) + row.index(params_, items.request) * Config::kDimV + column;
+        const float factor = attends ? keys_share(params_, item.request, row.head, lse) / sum : 0.0f;
+        if (writes_lse) params_.lse[row.lse_index(params_, item.request)] = lse;
+        auto* target = static_cast<Element*>(params_.out) + row.index(params_, item.request) * Config::kDimV + column;
 #pragma unroll
         for (int i = 2 * r; i < Config::kOutputColumns / 2; i += 4) {
           const float low = attends ? out_[i] * factor : 0.0f, high = attends ? out_[i + 1] * factor : 0.0f;
@@ -470,14 +482,15 @@ class Warpgroup {
 template <typename Config>
 __global__ void __launch_bounds__(Config::kThreads, 1)
     dense_decode_kernel(const __grid_constant__ DenseDecodeParams params, const __grid_constant__ Grid grid,
-                        const __grid_constant__ CUtensorMap k_map) {
+                        const __grid_constant__ KeyMaps maps) {
   extern __shared__ __align__(1024) uint8_t memory[];
   auto& shared = *reinterpret_cast<typename Config::SharedStorage*>(memory);
   const int part_index = blockIdx.x / grid.lanes, grid_lane = blockIdx.x % grid.lanes;
 
   if (threadIdx.x == 0) {
     constexpr int kSpeakers = 32;  // of a warpgroup: one for each pair of rows
-    device::prefetch_tensor_map(k_map);
+    device::prefetch_tensor_map(maps.values);
+    device::prefetch_tensor_map(maps.last_tile);
     for (int stage = 0; stage < Config::kStages; ++stage) {
       for (auto& barrier : shared.full[stage]) device::init_barrier(barrier, 1);
       for (auto& barrier : shared.empty[stage]) device::init_barrier(barrier, 4);  // warps of a warpgroup
@@ -496,7 +509,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
   if (warp / 4 == Config::kWarpgroups) {
     device::release_registers<Config::kProducerRegisters>();
-    if (warp % 4 == 0) produce<Config>(params, grid, part, grid_lane, k_map, shared);
+    if (warp % 4 == 0) produce<Config>(params, grid, part, grid_lane, maps, shared);
   } else {
     device::claim_registers<Config::kMathRegisters>();
     Warpgroup<Config>(params, grid, shared, warp / 4).run(part, grid_lane);

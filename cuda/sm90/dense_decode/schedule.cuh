@@ -95,17 +95,24 @@ __device__ Part find_part(const DenseDecodeParams& params, const Grid& grid, int
   return result;
 }
 
-// Walks the items of a piece.
+// A thread block's share of an item: some blocks of one tile.
+struct Item {
+  int32_t request;
+  int32_t tile;  // of the request
+  Extent extent;
+  int32_t first_block, last_block;  // first inclusive, last exclusive
+
+  __device__ __forceinline__ bool is_whole() const { return first_block == 0 && last_block == extent.blocks; }
+};
+
+// Walks a thread block's items.
 template <typename Config>
 class Items {
  public:
-  // The current item.
-  int request, strip;
-  Extent extent;
-  int first_block, last_block;  // of this part; first inclusive, last exclusive
+  Item current;
 
-  __device__ __forceinline__ Items(const DenseDecodeParams& params, const Grid& grid, const Part& part)
-      : params_(params), grid_(grid), begin_(part.begin), end_(part.end) {
+  __device__ __forceinline__ Items(const DenseDecodeParams& params, const Grid& grid, const Part& part, int lane)
+      : params_(params), grid_(grid), lane_(lane), begin_(part.begin), end_(part.end) {
     request_ = part.first_request;
     strip_ = 0;
     item_begin_ = part.first_item_begin;
@@ -116,30 +123,29 @@ class Items {
     }
   }
 
-  // Steps to the next item with work for this part; false at the end.
+  // Steps to the next item with work for this thread block; false at the end.
   __device__ __forceinline__ bool next() {
     while (item_begin_ < end_) {
-      request = request_;
-      strip = strip_;
-      extent = extent_of<Config>(params_, request);
-      first_block = int(max(min(begin_ - item_begin_, int64_t(extent.blocks)), int64_t(0)));
-      last_block = int(min(end_ - item_begin_, int64_t(extent.blocks)));
-      const bool begins_here = item_begin_ >= begin_;
+      const Extent extent = extent_of<Config>(params_, request_);
+      const int first_block = int(max(min(begin_ - item_begin_, int64_t(extent.blocks)), int64_t(0)));
+      const int last_block = int(min(end_ - item_begin_, int64_t(extent.blocks)));
+      // Items without keys belong to the part in which they begin.
+      const bool has_work = first_block < last_block || (extent.blocks == 0 && item_begin_ >= begin_);
+      current = {request_, strip_ * grid_.lanes + lane_, extent, first_block, last_block};
       item_begin_ += extent.blocks + Config::kItemCost;
       if (++strip_ == grid_.strips) {
         strip_ = 0;
         ++request_;
       }
-      if (first_block < last_block || (extent.blocks == 0 && begins_here)) return true;
+      if (has_work && current.tile < grid_.tiles) return true;
     }
     return false;
   }
 
-  __device__ __forceinline__ bool is_whole() const { return first_block == 0 && last_block == extent.blocks; }
-
  private:
   const DenseDecodeParams& params_;
   const Grid& grid_;
+  const int lane_;
   int64_t begin_, end_, item_begin_;
   int request_, strip_;
 };
