@@ -141,8 +141,6 @@ filegroup(
         "site/scikit_build_core-*/**",
     ]),
 )
-
-exports_files(["site"])
 """
 
 def _pypi_impl(ctx):
