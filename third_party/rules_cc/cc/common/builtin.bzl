@@ -1,0 +1,3 @@
+"""A file cannot say CcInfo = CcInfo; two files can."""
+
+BuiltinCcInfo = CcInfo

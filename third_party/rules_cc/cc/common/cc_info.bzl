@@ -1,0 +1,5 @@
+"""CcInfo under the label of rules_cc."""
+
+load(":builtin.bzl", "BuiltinCcInfo")
+
+CcInfo = BuiltinCcInfo
