@@ -54,13 +54,10 @@ bool fits_int32(ffi::Span<const int64_t> sizes) {
 
 // Reads the operands and results of a call. The Python side passes shapes that fit together; another caller might not.
 ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::AnyBuffer k_cache,
-                                                ffi::Buffer<ffi::S32, 2> block_table,
-                                                ffi::Buffer<ffi::S32, 1> cache_seqlens,
-                                                ffi::Buffer<ffi::F32, 2> attn_sink, ffi::Result<ffi::AnyBuffer> out,
-                                                ffi::ResultBuffer<ffi::F32, 3> lse,
-                                                ffi::ResultBuffer<ffi::F32, 3> partial_out,
-                                                ffi::ResultBuffer<ffi::F32, 2> partial_lse,
-                                                ffi::ResultBuffer<ffi::S32, 2> plan) {
+                             ffi::Buffer<ffi::S32, 2> block_table, ffi::Buffer<ffi::S32, 1> cache_seqlens,
+                             ffi::Buffer<ffi::F32, 2> attn_sink, ffi::Result<ffi::AnyBuffer> out,
+                             ffi::ResultBuffer<ffi::F32, 3> lse, ffi::ResultBuffer<ffi::F32, 3> partial_out,
+                             ffi::ResultBuffer<ffi::F32, 2> partial_lse, ffi::ResultBuffer<ffi::S32, 2> plan) {
   const auto refused = [](const char* why) { return ffi::Unexpected(refuse(why)); };
   const auto q_sizes = q.dimensions(), k_sizes = k_cache.dimensions(), out_sizes = out->dimensions();
   const auto table_sizes = block_table.dimensions(), sink_sizes = attn_sink.dimensions();
@@ -160,16 +157,16 @@ auto with_signature(Binding binding) {
   return std::move(binding)
       .template Attr<float>("scale")
       .template Attr<bool>("causal")
-      .template Arg<ffi::AnyBuffer>()                   // q
-      .template Arg<ffi::AnyBuffer>()                   // k_cache
-      .template Arg<ffi::Buffer<ffi::S32, 2>>()         // block_table
-      .template Arg<ffi::Buffer<ffi::S32, 1>>()         // cache_seqlens
-      .template Arg<ffi::Buffer<ffi::F32, 2>>()         // attn_sink
-      .template Ret<ffi::AnyBuffer>()                   // out
-      .template Ret<ffi::Buffer<ffi::F32, 3>>()         // lse
-      .template Ret<ffi::Buffer<ffi::F32, 3>>()         // partial_out
-      .template Ret<ffi::Buffer<ffi::F32, 2>>()         // partial_lse
-      .template Ret<ffi::Buffer<ffi::S32, 2>>();        // plan
+      .template Arg<ffi::AnyBuffer>()             // q
+      .template Arg<ffi::AnyBuffer>()             // k_cache
+      .template Arg<ffi::Buffer<ffi::S32, 2>>()   // block_table
+      .template Arg<ffi::Buffer<ffi::S32, 1>>()   // cache_seqlens
+      .template Arg<ffi::Buffer<ffi::F32, 2>>()   // attn_sink
+      .template Ret<ffi::AnyBuffer>()             // out
+      .template Ret<ffi::Buffer<ffi::F32, 3>>()   // lse
+      .template Ret<ffi::Buffer<ffi::F32, 3>>()   // partial_out
+      .template Ret<ffi::Buffer<ffi::F32, 2>>()   // partial_lse
+      .template Ret<ffi::Buffer<ffi::S32, 2>>();  // plan
 }
 
 #ifdef JAX_FLASH_MLA_TESTING

@@ -11,8 +11,7 @@ namespace jax_flash_mla::device {
 // A tensor with five dimensions, the first of them contiguous, copied in boxes whose rows of the first dimension are 128
 // bytes, swizzled. Strides, of the second dimension on, are in bytes.
 inline cudaError_t make_tensor_map(CUtensorMap* map, CUtensorMapDataType type, const void* base,
-                                   const uint64_t (&sizes)[5], const uint64_t (&strides)[4],
-                                   const uint32_t (&box)[5]) {
+                                   const uint64_t (&sizes)[5], const uint64_t (&strides)[4], const uint32_t (&box)[5]) {
   // The driver's function is looked up: nothing links to the driver.
   using Encode = decltype(&cuTensorMapEncodeTiled);
   void* function = nullptr;

@@ -10,8 +10,8 @@
 namespace jax_flash_mla::dense_decode_sm90 {
 
 struct CombineConfig {
-  static constexpr int kRows = 2;                  // of a thread block
-  static constexpr int kRowThreads = 128;          // each with four of the 512 columns
+  static constexpr int kRows = 2;          // of a thread block
+  static constexpr int kRowThreads = 128;  // each with four of the 512 columns
   static constexpr int kThreads = kRows * kRowThreads;
   static constexpr int kRowGroups = kDenseDecodeTileRows / kRows;
   static_assert(kRowThreads * 4 == kDenseDecodeDimV);

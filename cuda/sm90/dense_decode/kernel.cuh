@@ -98,7 +98,8 @@ __device__ void produce(const DenseDecodeParams& params, const Grid& grid, const
       }
       unsound = __any_sync(~0u, unsound);
 
-      const auto load = [&](int first_tile, int last_tile, int box_tiles, const CUtensorMap& map, device::Barrier& full) {
+      const auto load = [&](int first_tile, int last_tile, int box_tiles, const CUtensorMap& map,
+                            device::Barrier& full) {
         if (lane == 0) device::arrive_and_expect(full, (last_tile - first_tile) * Config::kTileBytes);
         __syncwarp();
         if (copies) {
@@ -387,9 +388,9 @@ class Warpgroup {
     device::wgmma_fence();
 #pragma unroll
     for (int c = 0; c < Config::kBlockN / Config::kChunk; ++c) {
-      device::multiply<typename Config::Mma::OutputsFromShared>(
-          device::advance(weights, c * Config::kChunkRowBytes), device::advance(values, c * Config::kChunkColumnBytes),
-          out_, true);
+      device::multiply<typename Config::Mma::OutputsFromShared>(device::advance(weights, c * Config::kChunkRowBytes),
+                                                                device::advance(values, c * Config::kChunkColumnBytes),
+                                                                out_, true);
     }
     device::wgmma_commit();
   }

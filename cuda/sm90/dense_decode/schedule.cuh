@@ -28,11 +28,11 @@ __device__ __forceinline__ Extent extent_of(const DenseDecodeParams& params, int
 
 // The piece of one part.
 struct Part {
-  int64_t begin, end;          // on the line
-  int64_t first_item_begin;    // where its first request begins
+  int64_t begin, end;        // on the line
+  int64_t first_item_begin;  // where its first request begins
   int32_t first_request;
-  int64_t total;               // length of the line
-  int32_t parts;               // pieces that it is cut into, at most one for each unit of length
+  int64_t total;  // length of the line
+  int32_t parts;  // pieces that it is cut into, at most one for each unit of length
 };
 
 __device__ __forceinline__ int64_t cut(int64_t total, int parts, int part) { return total * part / parts; }
@@ -157,7 +157,9 @@ struct Split {
 };
 
 // Partial results of an item: its first part leaves them in slot 1 of its thread block, all others in slot 0.
-__device__ __forceinline__ int partial_tile(int block, bool is_first_part) { return 2 * block + (is_first_part ? 1 : 0); }
+__device__ __forceinline__ int partial_tile(int block, bool is_first_part) {
+  return 2 * block + (is_first_part ? 1 : 0);
+}
 
 // The split at the cut where a part begins.
 template <typename Config>
