@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from jax_flash_mla import _ffi
-from kernels.test_dense_decode import D_V, Problem
+from kernels.dense_decode_problem import D_V, Problem
 
 
 def main():

@@ -12,8 +12,8 @@ import numpy as np
 from absl.testing import parameterized
 
 from jax_flash_mla import _ffi
+from kernels.dense_decode_problem import D_V, HAS_KERNEL, POISONS, Problem, bits, run_poisoned
 from kernels.device_load import loaded_device
-from kernels.test_dense_decode import D_V, HAS_KERNEL, POISONS, Problem, bits, run_poisoned
 
 REPLAYS = 10_000
 
