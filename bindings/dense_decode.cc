@@ -117,7 +117,7 @@ ffi::Error check_limits(const Call& call) {
     return refuse("keys must have 576 dimensions and values 512");
   }
   if (params.page_size % 16 != 0) return refuse("the page size must be a multiple of 16");
-  if (int64_t(params.s_q) * params.h_q > std::numeric_limits<int32_t>::max() - kDenseDecodeTileRows) {
+  if (int64_t(params.s_q) * params.h_q > (int64_t(1) << 31) - kDenseDecodeTileRows) {
     return refuse("query tokens times heads must stay below 2^31 - 64");
   }
   constexpr size_t kRows = size_t(kDenseDecodePartialTiles) * kDenseDecodeTileRows;

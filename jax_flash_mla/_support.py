@@ -21,6 +21,7 @@ from jax_flash_mla._kv_cache_format import KVCacheFormat
 
 IMPLEMENTATIONS = (None, "cuda", "xla")
 ARCHITECTURES = ("sm90", "sm100")
+MAX_ROWS = 2**31 - 64
 
 
 class Limit(NamedTuple):
@@ -49,6 +50,12 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
         _one_of("d_qk", 576),
         _one_of("d_v", 512),
         Limit(("page_size",), lambda size: size % 16 == 0, "a multiple of 16"),
+        # Rows of a request are counted in int32. A size that is not known yet is the kernel's to refuse.
+        Limit(
+            ("s_q", "h_q"),
+            lambda s_q, h_q: check.is_symbolic(s_q) or s_q * h_q <= MAX_ROWS,
+            f"of a product of at most {MAX_ROWS}",
+        ),
     ),
     "sparse_decode": (
         _FP8_FORMAT,

@@ -20,6 +20,11 @@ class SupportTest(parameterized.TestCase):
         ("dense_decode", dict(d_qk=512), "d_qk to be one of 576, got 512"),
         ("dense_decode", dict(d_v=128), "d_v to be one of 512, got 128"),
         ("dense_decode", dict(page_size=24), "page_size to be a multiple of 16, got 24"),
+        (
+            "dense_decode",
+            dict(s_q=2**24, h_q=128),
+            "s_q, h_q to be of a product of at most 2147483584, got 16777216, 128",
+        ),
         ("dense_decode", dict(dtype=jnp.float32), "dtype to be one of bfloat16, float16, got float32"),
         ("sparse_decode", dict(kv_format=None), "kv_format to be one of V32, MODEL1, got None"),
         ("sparse_decode", dict(dtype="float16", kv_format=V32), "dtype to be one of bfloat16, got float16"),

@@ -88,7 +88,7 @@ __device__ void produce(const DenseDecodeParams& params, const Grid& grid, const
       const uint32_t free_parity = (count / Config::kStages + 1) % 2;
 
       // Where the box comes from. Beyond the length, and where the page is outside the pool, it is page -1: zeros.
-      const int key = block * Config::kBlockN + lane * grid.box_slots;
+      const int key = block * Config::kBlockN + (copies ? lane * grid.box_slots : 0);
       int page = -1;
       bool unsound = false;
       if (copies && key < item.extent.keys) {
@@ -113,7 +113,7 @@ __device__ void produce(const DenseDecodeParams& params, const Grid& grid, const
       for (int i = 0; i < Config::kWarpgroups; ++i) {
         const int half = (stage + i) % Config::kWarpgroups;
         device::wait(shared.empty[stage][half], free_parity);
-        if (i == 0 && lane == 0) shared.unsound[stage] = unsound;
+        if (i == 0 && lane == 0) shared.unsound[stage] = unsound;  // the owner has read the one before
         const int first_tile = half * Config::kHalfTiles;
         load(first_tile, first_tile + Config::kHalfTiles, grid.box_tiles, maps.values, shared.full[stage][half]);
       }
@@ -244,7 +244,7 @@ class Warpgroup {
     uint32_t weights[Config::kBlockN / 4];
     exponentiate(scores, weights);
     if (shared_.unsound[self_]) row_sum_[0] = row_sum_[1] = device::kNaN;
-    if (first_key + Config::kBlockN > keys) clear_values(keys - first_key);
+    if (keys - first_key < Config::kBlockN) clear_values(keys - first_key);
     hand_over(weights);
     add_own(weights);
     device::wgmma_wait<0>();
@@ -288,7 +288,8 @@ class Warpgroup {
   __device__ __forceinline__ void scale_scores(float (&scores)[Config::kBlockN / 2], int first_key) const {
 #pragma unroll
     for (float& score : scores) score *= scale_log2_;
-    if (first_key + Config::kBlockN <= all_visible_) return;
+    // Not first_key + kBlockN: a request may have 2^31 - 1 keys.
+    if (all_visible_ - first_key >= Config::kBlockN) return;
 #pragma unroll
     for (int i = 0; i < Config::kBlockN / 2; ++i) {
       const int key = first_key + (i / 4) * 8 + (lane_ % 4) * 2 + i % 2;
