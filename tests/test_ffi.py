@@ -46,7 +46,11 @@ class LoadTest(parameterized.TestCase):
         self.assertGreaterEqual(_ffi._interface_version(), (0, 3))
 
     def test_why_there_is_no_kernel(self):
-        with as_if_built(), mock.patch.object(_ffi, "UNAVAILABLE", "it is pure JAX"):
+        with (
+            as_if_built(),
+            mock.patch.object(_ffi, "UNAVAILABLE", "it is pure JAX"),
+            mock.patch.object(_support, "local_architectures", lambda: ()),
+        ):
             self.assertEqual(fm.supports("dense_decode"), "this build has no dense_decode kernel: it is pure JAX.")
             self.assertEqual(fm.supports("mha"), "this build has no mha kernel.")
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
-from base import OperationTest, for_each_implementation
+from base import OperationTest, devices_of, for_each_implementation
 from inspection import collectives
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -12,12 +12,10 @@ from operations import ATTENTION, KERNEL_SIZED, OTHER, int32, named, normal
 
 import jax_flash_mla as fm
 
-REPLICAS = 4
 
-
-def mesh(**axes):
+def mesh(implementation, **axes):
     size = int(np.prod(list(axes.values())))
-    return Mesh(np.array(jax.devices("cpu")[:size]).reshape(tuple(axes.values())), tuple(axes))
+    return Mesh(np.array(devices_of(implementation)[:size]).reshape(tuple(axes.values())), tuple(axes))
 
 
 @for_each_implementation
@@ -27,9 +25,15 @@ class DataParallelTest(OperationTest):
     # What devices share: the other operands differ from device to device.
     SHARED = {"k_cache", "kv", "k", "v", "attn_sink", "extra_k_cache"}
 
+    def setUp(self):
+        self.replicas = min(4, len(devices_of(self.implementation)))
+
+    def mesh(self):
+        return mesh(self.implementation, data=self.replicas)
+
     def split(self, operation):
         rng = np.random.default_rng(0)
-        draws = [operation.operands(rng, optional=operation.optional) for _ in range(REPLICAS)]
+        draws = [operation.operands(rng, optional=operation.optional) for _ in range(self.replicas)]
         members = [{n: draws[0][n] if n in self.SHARED else d[n] for n in d} for d in draws]
         names = tuple(draws[0])
         operands = {n: members[0][n] if n in self.SHARED else jnp.stack([m[n] for m in members]) for n in names}
@@ -44,7 +48,7 @@ class DataParallelTest(OperationTest):
     def test_results(self, operation):
         operands, specs, members = self.split(operation)
         mapped = jax.shard_map(
-            lambda kw: self.local(operation, kw), mesh=mesh(data=REPLICAS), in_specs=(specs,), out_specs=P("data")
+            lambda kw: self.local(operation, kw), mesh=self.mesh(), in_specs=(specs,), out_specs=P("data")
         )
         compiled = jax.jit(mapped).lower(operands).compile()
         self.assertEqual(collectives(compiled), {})
@@ -58,7 +62,7 @@ class DataParallelTest(OperationTest):
         rest = {n: x for n, x in operands.items() if n not in names}
         rest_specs = {n: specs[n] for n in rest}
         shape = operation.want(**members[0])[0].shape
-        weight = normal(np.random.default_rng(1), (REPLICAS, *shape), jnp.float32)
+        weight = normal(np.random.default_rng(1), (self.replicas, *shape), jnp.float32)
 
         def loss(arrays, rest, weight):
             def local(arrays, rest, weight):
@@ -66,7 +70,7 @@ class DataParallelTest(OperationTest):
                 return jnp.sum(weight * out)[None]
 
             specs_in = ({n: specs[n] for n in names}, rest_specs, P("data"))
-            return jax.shard_map(local, mesh=mesh(data=REPLICAS), in_specs=specs_in, out_specs=P("data"))(
+            return jax.shard_map(local, mesh=self.mesh(), in_specs=specs_in, out_specs=P("data"))(
                 arrays, rest, weight
             ).sum()
 
@@ -95,9 +99,7 @@ class DataParallelTest(OperationTest):
             return jax.lax.scan(layer, q, None, length=2)[0][None]
 
         def run(check_vma):
-            mapped = jax.shard_map(
-                local, mesh=mesh(data=REPLICAS), in_specs=(specs,), out_specs=P("data"), check_vma=check_vma
-            )
+            mapped = jax.shard_map(local, mesh=self.mesh(), in_specs=(specs,), out_specs=P("data"), check_vma=check_vma)
             return jax.jit(jax.value_and_grad(lambda q: mapped(dict(operands, q=q)).sum()))(operands["q"])
 
         for checked, unchecked in zip(run(True), run(False)):
@@ -134,7 +136,7 @@ class TensorParallelTest(OperationTest):
             operands["q"] = jnp.concatenate([operands["q"]] * 2, axis=-2)
             operands["attn_sink"] = jnp.concatenate([operands["attn_sink"]] * 2)
         specs = {n: split.get(n, P()) for n in operands}
-        tp = mesh(tp=2)
+        tp = mesh(self.implementation, tp=2)
         mapped = jax.shard_map(
             lambda kw: operation.call(self.implementation, **kw), mesh=tp, in_specs=(specs,), out_specs=out_specs
         )
@@ -163,7 +165,7 @@ class ContextParallelTest(OperationTest):
     def test_merge_is_the_only_communication(self):
         rng = np.random.default_rng(3)
         shards, b, s_q, h_q, d, d_v, pages, page_size = 4, 2, 2, 4, 24, 16, 3, 4
-        cp = mesh(cp=shards)
+        cp = mesh(self.implementation, cp=shards)
         q = normal(rng, (b, s_q, h_q, d), jnp.float32)
         pool = normal(rng, (shards * pages, page_size, 1, d), jnp.float32)
         table = int32(rng.permuted(np.tile(np.arange(pages), (shards, b, 1)), axis=2))

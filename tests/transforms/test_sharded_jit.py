@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
-from base import OperationTest, for_each_implementation
+from base import OperationTest, devices_of, for_each_implementation
 from inspection import collectives
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -60,8 +60,10 @@ BATCHED = tuple(op for op in ATTENTION + KERNEL_SIZED if axes_of(BATCH, op))
 
 @for_each_implementation
 class ShardedJitTest(OperationTest):
+    least_devices = DEVICES
+
     def setUp(self):
-        self.mesh = Mesh(np.array(jax.devices("cpu")[:DEVICES]), ("x",))
+        self.mesh = Mesh(np.array(devices_of(self.implementation)[:DEVICES]), ("x",))
 
     def call(self, operation):
         return jax.jit(lambda kw: operation.call(self.implementation, **kw))
@@ -179,7 +181,7 @@ class ShardedJitTest(OperationTest):
     @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
     def test_part_of_the_mesh_manual(self, operation):
         """Inside a shard_map over one axis of two, the other left to the compiler."""
-        mesh = Mesh(np.array(jax.devices("cpu")[:4]).reshape(2, 2), ("x", "y"))
+        mesh = Mesh(np.array(devices_of(self.implementation)[:4]).reshape(2, 2), ("x", "y"))
         operands = operation.operands(np.random.default_rng(6))
         spec = P()
         mapped = jax.shard_map(
@@ -194,8 +196,12 @@ class ShardedJitTest(OperationTest):
 
 @for_each_implementation
 class ExplicitMeshTest(OperationTest):
+    least_devices = DEVICES
+
     def setUp(self):
-        self.mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,), devices=jax.devices("cpu")[:2])
+        self.mesh = jax.make_mesh(
+            (2,), ("x",), axis_types=(AxisType.Explicit,), devices=devices_of(self.implementation)[:2]
+        )
 
     @parameterized.named_parameters(named(BATCHED))
     def test_sharded_operand_is_refused(self, operation):
