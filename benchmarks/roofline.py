@@ -50,7 +50,12 @@ def plot(results: pathlib.Path, picture: pathlib.Path) -> None:
         labelled.add(label)
         for peer in row["peers"]:
             if peer["ms"] is not None:
-                axes.plot(intensity, row["flop"] / peer["ms"] / 1e9, "x", color=colour, alpha=0.6)
+                label = f"{row['family']}, {peer['name']}"
+                axes.plot(
+                    intensity, row["flop"] / peer["ms"] / 1e9, "x", color=colour, alpha=0.6,
+                    label=None if label in labelled else label,
+                )  # fmt: skip
+                labelled.add(label)
     axes.set_xlabel("FLOP per byte")
     axes.set_ylabel("TFLOP/s")
     axes.set_title(f"{', '.join(contents['machine']['cards']) or 'unknown card'}, {contents['date'][:10]}")
