@@ -13,29 +13,13 @@ from jax_flash_mla._stage import Pool
 from jax_flash_mla.reference import dense_decode as reference
 
 
-def _kernel(config, *, q, k_cache, block_table, cache_seqlens, attn_sink):
-    """``reference.forward`` by the custom call."""
-    if any(0 in x.shape for x in (q, k_cache, block_table)):
-        return reference.forward(
-            config,
-            q=q,
-            k_cache=k_cache,
-            block_table=block_table,
-            cache_seqlens=cache_seqlens,
-            attn_sink=attn_sink,
-        )
-    if attn_sink is None:
-        attn_sink = jnp.full((1, q.shape[2]), -jnp.inf, jnp.float32)
-    return _ffi.dense_decode(
-        q,
-        k_cache,
-        block_table,
-        cache_seqlens,
-        attn_sink,
-        d_v=config.head_dim_v,
-        scale=config.scale,
-        causal=config.causal,
-    )
+def _kernel(config, **operands):
+    """``reference.forward`` by the custom call, which takes no empty arrays and always a sink."""
+    if any(0 in operands[name].shape for name in ("q", "k_cache", "block_table")):
+        return reference.forward(config, **operands)
+    if operands["attn_sink"] is None:
+        operands["attn_sink"] = jnp.full((1, operands["q"].shape[2]), -jnp.inf, jnp.float32)
+    return _ffi.dense_decode(**operands, d_v=config.head_dim_v, scale=config.scale, causal=config.causal)
 
 
 ATTENTION = attention(

@@ -7,7 +7,6 @@
 
 namespace jax_flash_mla::device {
 
-inline constexpr int kSwizzleColumns = 64;
 inline constexpr int kSwizzleRowBytes = 128;
 inline constexpr int kSwizzleAtomBytes = 8 * kSwizzleRowBytes;
 

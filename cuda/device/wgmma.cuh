@@ -12,26 +12,22 @@
 
 namespace jax_flash_mla::device {
 
-using cute::SM90::GMMA::Major;
 using cute::SM90::GMMA::ScaleOut;
 
-// An operand in shared memory, in 128-byte swizzled tiles of 64 columns.
+// An operand in shared memory, in 128-byte swizzled tiles of 64 columns, `tile_bytes` apart; eight-row atoms follow each
+// other.
 //
-// `row_major` operands (A, and B of scores): the summed dimension runs along the columns of one tile; eight-row atoms
-// follow each other. Step over k by adding bytes within the row.
-__device__ __forceinline__ uint64_t row_major_operand(const void* tile) {
-  constexpr uint64_t kSwizzle128 = 1ull << 62;
-  constexpr uint64_t kStride = uint64_t(kSwizzleAtomBytes >> 4) << 32;
-  return kSwizzle128 | kStride | (1ull << 16) | ((shared_address(tile) & 0x3FFFF) >> 4);
-}
-
-// `column_major` operands (B of outputs): the summed dimension runs down the rows, and the columns over several tiles,
-// `tile_bytes` apart. Step over k by adding bytes of whole rows.
+// Column-major (B of outputs): the summed dimension runs down the rows, and the columns over several tiles. Step over k by
+// adding bytes of whole rows.
 __device__ __forceinline__ uint64_t column_major_operand(const void* tile, int tile_bytes) {
   constexpr uint64_t kSwizzle128 = 1ull << 62;
   constexpr uint64_t kStride = uint64_t(kSwizzleAtomBytes >> 4) << 32;
   return kSwizzle128 | kStride | (uint64_t(tile_bytes >> 4) << 16) | ((shared_address(tile) & 0x3FFFF) >> 4);
 }
+
+// Row-major (A, and B of scores): the summed dimension runs along the columns of one tile, so that the distance to the
+// next is not used. Step over k by adding bytes within the row.
+__device__ __forceinline__ uint64_t row_major_operand(const void* tile) { return column_major_operand(tile, 16); }
 
 // The operand further on by a number of bytes.
 __device__ __forceinline__ uint64_t advance(uint64_t operand, int bytes) { return operand + (bytes >> 4); }
