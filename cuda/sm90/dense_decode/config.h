@@ -86,7 +86,7 @@ struct Config {
     int32_t unsound[kStages];  // whether a page of the block is outside the pool
     int64_t scan[kMathThreads / 32];
     int64_t first_item_begin;
-    int32_t first_request;
+    int32_t first_request, first_strip;
   };
   static_assert(sizeof(SharedStorage) <= 227 * 1024);
 };

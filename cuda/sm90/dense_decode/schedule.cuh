@@ -28,11 +28,11 @@ __device__ __forceinline__ Extent extent_of(const DenseDecodeParams& params, int
 
 // The piece of one part.
 struct Part {
-  int64_t begin, end;        // on the line
-  int64_t first_item_begin;  // where its first request begins
-  int32_t first_request;
-  int64_t total;  // length of the line
-  int32_t parts;  // pieces that it is cut into, at most one for each unit of length
+  int64_t begin, end;                  // on the line
+  int64_t first_item_begin;            // where the item begins into which `begin` falls
+  int32_t first_request, first_strip;  // of that item
+  int64_t total;                       // length of the line
+  int32_t parts;                       // pieces that it is cut into, at most one for each unit of length
 };
 
 __device__ __forceinline__ int64_t cut(int64_t total, int parts, int part) { return total * part / parts; }
@@ -49,9 +49,8 @@ __device__ Part find_part(const DenseDecodeParams& params, const Grid& grid, int
   constexpr int kWarps = Config::kMathThreads / 32;
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
   const bool scans = thread < Config::kMathThreads;
-  const auto length = [&](int request) {
-    return int64_t(grid.strips) * (extent_of<Config>(params, request).blocks + Config::kItemCost);
-  };
+  const auto item_length = [&](int request) { return extent_of<Config>(params, request).blocks + Config::kItemCost; };
+  const auto length = [&](int request) { return int64_t(grid.strips) * item_length(request); };
 
   // Each thread adds up some consecutive requests; then a scan over threads.
   const int per_thread = (params.b + Config::kMathThreads - 1) / Config::kMathThreads;
@@ -81,16 +80,19 @@ __device__ Part find_part(const DenseDecodeParams& params, const Grid& grid, int
   result.begin = has_work ? cut(total, result.parts, part) : total;
   result.end = has_work ? cut(total, result.parts, part + 1) : total;
 
-  // The thread in whose requests the piece begins finds the one.
+  // The thread in whose requests the piece begins finds the item.
   int64_t position = up_to - own;
   if (scans && position <= result.begin && result.begin < up_to) {
     int request = first;
     for (; position + length(request) <= result.begin; ++request) position += length(request);
+    const int strip = int((result.begin - position) / item_length(request));
     shared.first_request = request;
-    shared.first_item_begin = position;
+    shared.first_strip = strip;
+    shared.first_item_begin = position + int64_t(strip) * item_length(request);
   }
   __syncthreads();
   result.first_request = has_work ? shared.first_request : params.b;
+  result.first_strip = has_work ? shared.first_strip : 0;
   result.first_item_begin = has_work ? shared.first_item_begin : total;
   return result;
 }
@@ -112,16 +114,14 @@ class Items {
   Item current;
 
   __device__ __forceinline__ Items(const DenseDecodeParams& params, const Grid& grid, const Part& part, int lane)
-      : params_(params), grid_(grid), lane_(lane), begin_(part.begin), end_(part.end) {
-    request_ = part.first_request;
-    strip_ = 0;
-    item_begin_ = part.first_item_begin;
-    if (begin_ < end_) {
-      const int length = extent_of<Config>(params, request_).blocks + Config::kItemCost;
-      strip_ = int((begin_ - item_begin_) / length);
-      item_begin_ += int64_t(strip_) * length;
-    }
-  }
+      : params_(params),
+        grid_(grid),
+        lane_(lane),
+        begin_(part.begin),
+        end_(part.end),
+        item_begin_(part.first_item_begin),
+        request_(part.first_request),
+        strip_(part.first_strip) {}
 
   // Steps to the next item with work for this thread block; false at the end.
   __device__ __forceinline__ bool next() {
@@ -166,14 +166,12 @@ template <typename Config>
 __device__ Split split_at(const DenseDecodeParams& params, const Grid& grid, const Part& piece, int part) {
   const Split none = {-1, 0, 0, 0};
   if (part == 0 || piece.begin == piece.end) return none;
-  const int request = piece.first_request;
-  const int blocks = extent_of<Config>(params, request).blocks;
-  const int strip = int((piece.begin - piece.first_item_begin) / (blocks + Config::kItemCost));
-  const int64_t item_begin = piece.first_item_begin + int64_t(strip) * (blocks + Config::kItemCost);
-  const bool falls_into_item = item_begin < piece.begin && piece.begin < item_begin + blocks;
+  const int64_t item_begin = piece.first_item_begin;
+  const int64_t item_end = item_begin + extent_of<Config>(params, piece.first_request).blocks;
+  const bool falls_into_item = item_begin < piece.begin && piece.begin < item_end;
   const int first_part = part_at(piece.total, piece.parts, item_begin);
   if (!falls_into_item || part != first_part + 1) return none;
-  return {request, strip, first_part, part_at(piece.total, piece.parts, item_begin + blocks - 1)};
+  return {piece.first_request, piece.first_strip, first_part, part_at(piece.total, piece.parts, item_end - 1)};
 }
 
 }  // namespace jax_flash_mla::dense_decode_sm90
