@@ -256,7 +256,8 @@ class RecordingTest(parameterized.TestCase):
     def test_a_trace_without_a_gpu(self):
         recorder = recording.Trace()
         recorder.start()
-        jax.block_until_ready(jnp.ones(3) + 1)
+        with jax.default_device(jax.devices("cpu")[0]):
+            jax.block_until_ready(jnp.ones(3) + 1)
         with self.assertRaisesRegex(MeasurementError, "no work on a GPU"):
             recorder.stop()
 
@@ -331,12 +332,17 @@ class FakeCupti(recording.Recorder):
             FakeCupti.active.calls += [call.name for call in calls] * rounds
 
 
+def no_kernel(operation, *, implementation, **facts):
+    """``which_implementation`` of a machine without kernels."""
+    return "xla", "there is no kernel."
+
+
 class SessionTest(parameterized.TestCase):
     """The whole way from options to files, small, with a recorder that makes times up."""
 
     TARGETS = (Target("cublas", 1e-12), Target("read", 2.0), Target("us", 5000))
 
-    def run_session(self, folder, *options, recorders=(FakeCupti,)):
+    def run_session(self, folder, *options, recorders=(FakeCupti,), which=no_kernel):
         problem = DenseDecode(2, 1, 4, 64)
         rows = tuple(
             Row(f"row {i}", problem, (Peer("FlashMLA", 0.5, 0.25, 3.0),), target)
@@ -354,6 +360,7 @@ class SessionTest(parameterized.TestCase):
             enter(references, "fill", lambda fill=references.fill: fill(64))
             enter(references, "matmul", lambda matmul=references.matmul: matmul(8))
             enter(presets, "PRESETS", {"dense_decode": rows})
+            enter(session.fm, "which_implementation", which)
             enter(jax, "default_backend", lambda: "gpu")
             enter(session.jax, "devices", lambda: [device])
             enter(sys, "stdout", out)
@@ -420,11 +427,10 @@ class SessionTest(parameterized.TestCase):
             return (out if implementation == "xla" else -out), lse
 
         with (
-            mock.patch.object(session.fm, "which_implementation", which),
             mock.patch.object(DenseDecode, "call", wrong),
             tempfile.TemporaryDirectory() as folder,
         ):
-            status, out = self.run_session(folder)
+            status, out = self.run_session(folder, which=which)
             (path,) = pathlib.Path(folder).glob("*.json")
             contents = json.loads(path.read_text())
         self.assertEqual(status, 1)

@@ -13,6 +13,9 @@ import numpy as np
 ARITHMETIC = 4e-6
 # Kernels round the weights of the softmax to the values' type, in halves of its last place.
 KERNEL_ARITHMETIC = 2.0**-8
+# Gradients start from out as it was stored in 16 bits: they contain the sum of d_out · out over 512 dimensions, each
+# product off by its own rounding. For cotangents of unit variance that is |out| · 2^-9 · √(512 / 3) = 0.026 |out|.
+STORED_OUT_ARITHMETIC = 2.0**-6
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 

@@ -3,6 +3,8 @@
 A result that moves is a race. All comparisons here are of bits.
 """
 
+import pathlib
+import tempfile
 import threading
 import unittest
 
@@ -16,6 +18,20 @@ from kernels.dense_decode_problem import D_V, HAS_KERNEL, POISONS, Problem, bits
 from kernels.device_load import loaded_device
 
 REPLAYS = 10_000
+
+
+def is_captured(kind, listing):
+    """Whether a thunk of a kind stands within a command buffer, in XLA's indented listing of thunks."""
+    depth = None
+    for line in listing.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if depth is not None and indent > depth and kind in line:
+            return True
+        if "kCommandBuffer" in line:
+            depth = indent
+        elif depth is not None and line.strip() and indent <= depth:
+            depth = None
+    return False
 
 
 @unittest.skipUnless(HAS_KERNEL, "no GPU here has a dense decode kernel")
@@ -49,7 +65,13 @@ class RepeatedTest(parameterized.TestCase):
 
             return jax.lax.fori_loop(0, REPLAYS, step, jnp.int32(0))
 
-        self.assertEqual(int(replay(jnp.asarray(lengths), order, want)), 0)
+        operands = (jnp.asarray(lengths), order, want)
+        with tempfile.TemporaryDirectory() as folder:
+            options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+            compiled = replay.lower(*operands).compile(compiler_options=options)
+            (listing,) = pathlib.Path(folder).glob("*thunk_sequence_after_thunk_passes*")
+            self.assertTrue(is_captured("kCustomCall", listing.read_text()), "the call is not in a command buffer")
+        self.assertEqual(int(compiled(*operands)), 0)
 
     def test_two_threads(self):
         rng = np.random.default_rng(1)
