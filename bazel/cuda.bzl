@@ -16,7 +16,10 @@ def _cuda_objects_impl(ctx):
         object = ctx.actions.declare_file("_objects/%s/%s.o" % (ctx.label.name, source.short_path))
         arguments = ctx.actions.args()
         arguments.add_all(SOURCES["nvcc_flags"])
-        arguments.add("-gencode=arch=compute_%s,code=sm_%s" % (ctx.attr.arch, ctx.attr.arch))
+        code = "compute_" if ctx.attr.emulated else "sm_"
+        arguments.add("-gencode=arch=compute_%s,code=%s%s" % (ctx.attr.arch, code, ctx.attr.arch))
+        if ctx.attr.emulated:
+            arguments.add("-no-compress")
         arguments.add("-Xcompiler=-fPIC,-fvisibility=hidden")
         arguments.add("-I.")  # sources name headers by their path from the root
         for folders in includes:
@@ -41,6 +44,7 @@ cuda_objects = rule(
     attrs = {
         "arch": attr.string(mandatory = True, doc = "As in nvcc's sm_90a, without the letters before the number."),
         "deps": attr.label_list(providers = [CcInfo], doc = "Headers."),
+        "emulated": attr.bool(doc = "Keep PTX in place of machine code, as the emulator reads it."),
         "srcs": attr.label_list(allow_files = [".cu"]),
         "_compiler": attr.label(default = "@cuda_toolkit//:compiler"),
         "_nvcc": attr.label(default = "@cuda_toolkit//:toolkit/bin/nvcc", allow_single_file = True),

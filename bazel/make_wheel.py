@@ -17,7 +17,7 @@ def main() -> None:
     """Stages the files as in the repository, and packs them."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--tag", required=True)
-    parser.add_argument("--extension", type=Path, required=True)
+    parser.add_argument("--extension", type=Path, action="append", required=True)
     parser.add_argument("--wheel", type=Path, required=True)
     parser.add_argument("files", nargs="+", type=Path)
     arguments = parser.parse_args()
@@ -26,7 +26,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         for file in arguments.files:
             _copy(file, root / file)
-        _copy(arguments.extension, root / Path("jax_flash_mla", arguments.extension.name))
+        for extension in arguments.extension:
+            _copy(extension, root / Path("jax_flash_mla", extension.name))
         os.chdir(root)
         settings = {"wheel.cmake": "false", "wheel.platlib": "true", "wheel.tags": [arguments.tag]}
         made = build.build_wheel(str(wheel.parent), settings)

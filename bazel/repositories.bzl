@@ -102,6 +102,20 @@ cc_library(
     includes = ["site/cutlass_library/source/include"],
 )
 
+# For tests: the sources that the package ships as examples, and what they include.
+cc_library(
+    name = "cutlass_examples",
+    hdrs = glob([
+        "site/cutlass_library/source/examples/cute/tutorial/**",
+        "site/cutlass_library/source/tools/util/include/**",
+    ]),
+    includes = [
+        "site/cutlass_library/source",
+        "site/cutlass_library/source/tools/util/include",
+    ],
+    deps = [":cutlass"],
+)
+
 cc_library(
     name = "nanobind",
     srcs = ["site/nanobind/src/nb_combined.cpp"],

@@ -1,4 +1,4 @@
-"""python_wheel: a wheel from the package's files and an extension that is already built."""
+"""python_wheel: a wheel from the package's files and extensions that are already built."""
 
 load("@local_python//:defs.bzl", "PYTHON", "VERSION", "WHEEL_TAG")
 
@@ -9,7 +9,7 @@ def _python_wheel_impl(ctx):
     arguments = ctx.actions.args()
     arguments.add(ctx.file._tool)
     arguments.add("--tag", WHEEL_TAG)
-    arguments.add("--extension", ctx.file.extension)
+    arguments.add_all(ctx.files.extensions, before_each = "--extension")
     arguments.add("--wheel", wheel)
     arguments.add_all(ctx.files.srcs)
     packaging = ctx.files._packaging
@@ -17,7 +17,7 @@ def _python_wheel_impl(ctx):
         executable = PYTHON,
         arguments = [arguments],
         env = {"PYTHONPATH": packaging[0].path.partition("/site/")[0] + "/site"},
-        inputs = ctx.files.srcs + packaging + [ctx.file.extension, ctx.file._tool],
+        inputs = ctx.files.srcs + packaging + ctx.files.extensions + [ctx.file._tool],
         outputs = [wheel],
         mnemonic = "PythonWheel",
     )
@@ -26,7 +26,7 @@ def _python_wheel_impl(ctx):
 python_wheel = rule(
     implementation = _python_wheel_impl,
     attrs = {
-        "extension": attr.label(allow_single_file = True, mandatory = True),
+        "extensions": attr.label_list(allow_files = True, mandatory = True),
         "folder": attr.string(doc = "Where under the output folder the wheel lies."),
         "srcs": attr.label_list(allow_files = True, doc = "Sources, at their paths from the root; no generated file."),
         "_packaging": attr.label(default = "@pypi//:packaging"),

@@ -10,6 +10,9 @@
 #ifdef JAX_FLASH_MLA_TESTING
 #include "bindings/testing/host_dense_decode.h"
 #endif
+#ifdef JAX_FLASH_MLA_EMULATED
+#include "bindings/testing/lent_buffers.h"
+#endif
 
 namespace jax_flash_mla {
 namespace {
@@ -178,6 +181,15 @@ const auto run_on_host = [](auto... arguments) -> ffi::Error {
 };
 #endif
 
+#ifdef JAX_FLASH_MLA_EMULATED
+// The handler's body as on a GPU, on buffers of the CPU.
+const auto run_emulated = [](auto... arguments) -> ffi::Error {
+  const LentBuffers lent(arguments...);
+  if (auto error = initialize(); error.failure()) return error;
+  return run(nullptr, arguments...);
+};
+#endif
+
 }  // namespace
 }  // namespace jax_flash_mla
 
@@ -191,5 +203,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
 
 #ifdef JAX_FLASH_MLA_TESTING
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_flash_mla_dense_decode_host, jax_flash_mla::run_on_host,
+                              jax_flash_mla::with_signature(xla::ffi::Ffi::Bind()));
+#endif
+
+#ifdef JAX_FLASH_MLA_EMULATED
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_flash_mla_dense_decode_emulated, jax_flash_mla::run_emulated,
                               jax_flash_mla::with_signature(xla::ffi::Ffi::Bind()));
 #endif

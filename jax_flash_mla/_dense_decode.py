@@ -19,7 +19,13 @@ def _kernel(config, **operands):
         return reference.forward(config, **operands)
     if operands["attn_sink"] is None:
         operands["attn_sink"] = jnp.full((1, operands["q"].shape[2]), -jnp.inf, jnp.float32)
-    return _ffi.dense_decode(**operands, d_v=config.head_dim_v, scale=config.scale, causal=config.causal)
+    return _ffi.dense_decode(
+        **operands,
+        d_v=config.head_dim_v,
+        scale=config.scale,
+        causal=config.causal,
+        emulated=config.implementation == _support.EMULATED,
+    )
 
 
 ATTENTION = attention(

@@ -88,8 +88,9 @@ KERNELS: dict[str, frozenset[str]] = {
     operation: archs.intersection(_ffi.EXTENSION.architectures if _ffi.EXTENSION else ())
     for operation, archs in WRITTEN.items()
 }
-# What tests may ask for besides: the custom calls on the CPU, with the same operands and results.
+# What tests may ask for besides, on the CPU: the custom calls with the same operands and results, and the kernels.
 HOST = "host"
+EMULATED = "emulated"
 
 
 def supports(operation: str, *, arch: str | None = None, **shapes_and_dtypes) -> str | None:
@@ -113,6 +114,21 @@ def supports(operation: str, *, arch: str | None = None, **shapes_and_dtypes) ->
       TypeError: a keyword that the operation does not have.
     """
     check.static_choice("operation", operation, tuple(LIMITS))
+    unfit = _unfit(operation, shapes_and_dtypes)
+    if unfit is not None:
+        return unfit
+    wanted = local_architectures() if arch is None else (check.static_choice("arch", arch, ARCHITECTURES),)
+    missing = [name for name in wanted if name not in KERNELS[operation]]
+    if missing or not KERNELS[operation]:
+        where = f" for {', '.join(missing)}" if missing else ""
+        written = WRITTEN[operation].intersection(wanted or ARCHITECTURES)
+        why = f": {_ffi.UNAVAILABLE}" if written and _ffi.UNAVAILABLE else ""
+        return f"this build has no {operation} kernel{where}{why}."
+    return _old_driver() if local_architectures() else None
+
+
+def _unfit(operation: str, shapes_and_dtypes) -> str | None:
+    """Why no kernel takes arguments like these, on whatever device."""
     for name in shapes_and_dtypes:
         if name not in ARGUMENTS[operation]:
             raise TypeError(f"{name} is not an argument of {operation}, which has {', '.join(ARGUMENTS[operation])}.")
@@ -123,14 +139,7 @@ def supports(operation: str, *, arch: str | None = None, **shapes_and_dtypes) ->
             if not limit.holds(*values):
                 named, got = (", ".join(map(str, x)) for x in (limit.names, values))
                 return f"the {operation} kernel needs {named} to be {limit.text}, got {got}."
-    wanted = local_architectures() if arch is None else (check.static_choice("arch", arch, ARCHITECTURES),)
-    missing = [name for name in wanted if name not in KERNELS[operation]]
-    if missing or not KERNELS[operation]:
-        where = f" for {', '.join(missing)}" if missing else ""
-        written = WRITTEN[operation].intersection(wanted or ARCHITECTURES)
-        why = f": {_ffi.UNAVAILABLE}" if written and _ffi.UNAVAILABLE else ""
-        return f"this build has no {operation} kernel{where}{why}."
-    return _old_driver() if local_architectures() else None
+    return None
 
 
 def which_implementation(operation: str, *, implementation: str | None = None, **shapes_and_dtypes) -> tuple[str, str]:
@@ -169,6 +178,11 @@ def _choose(operation, implementation, shapes_and_dtypes) -> tuple[str, str]:
     """What ``resolve`` returns, and why."""
     if _ffi.HAS_HOST_TARGETS and isinstance(implementation, str) and implementation == HOST:
         return HOST, "the custom call on the CPU was asked for."
+    if _ffi.EMULATOR and isinstance(implementation, str) and implementation == EMULATED:
+        unfit = _unfit(operation, shapes_and_dtypes)
+        if unfit is not None or not WRITTEN[operation]:
+            raise NotImplementedError(f'implementation="{EMULATED}" was asked for, but {unfit or "there is no kernel."}')
+        return EMULATED, "the kernel in the emulator was asked for."
     check.static_choice("implementation", implementation, IMPLEMENTATIONS)
     reason = supports(operation, **shapes_and_dtypes)
     if implementation == "xla":

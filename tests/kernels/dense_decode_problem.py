@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import oracle
+from absl.testing import parameterized
 from base import implementations_of
 
 from jax_flash_mla import _ffi
+from jax_flash_mla._check.tolerance import ARITHMETIC, ROUNDING
 
 HAS_KERNEL = "cuda" in implementations_of("dense_decode")
 D_QK, D_V = 576, 512
@@ -89,23 +91,48 @@ class Problem:
             )
 
 
+class DenseDecodeTest(parameterized.TestCase):
+    """Tests of the kernel, on a GPU or emulated, against the float64 oracle."""
+
+    def assert_right(self, problem, got):
+        """Every element within what the rounding of weights and of the result allows.
+
+        Rounded weights have errors of half a unit in the last place at most, which spread
+        over the interval: four times the spread is more than six standard deviations, and no
+        less than the largest error possible with 16 keys or fewer.
+        """
+        (out, lse), (want, want_lse, spread) = got, problem.want()
+        for x, w in ((out.astype(np.float64), want), (lse.astype(np.float64), want_lse)):
+            np.testing.assert_array_equal(np.isnan(x), np.isnan(w))
+            np.testing.assert_array_equal(np.isinf(x) * np.sign(x), np.isinf(w) * np.sign(w))
+        rounding = ROUNDING[out.dtype.name]
+        finite = np.isfinite(want)
+        largest = max(1.0, np.abs(want[finite]).max(initial=0))
+        allowed = ARITHMETIC * largest + rounding * (np.abs(want) + 4 * spread)
+        error = np.abs(out.astype(np.float64) - want)[finite] / allowed[finite]
+        self.assertLessEqual(error.max(initial=0), 1)
+        finite = np.isfinite(want_lse)
+        largest = max(1.0, np.abs(want_lse[finite]).max(initial=0))
+        self.assertLessEqual(np.abs(lse[finite] - want_lse[finite]).max(initial=0), ARITHMETIC * largest)
+
+
 @functools.lru_cache(maxsize=64)
-def custom_call(scale, causal):
+def custom_call(scale, causal, emulated):
     """The call on operands and five buffers that become its results."""
 
     def run(q, k_cache, block_table, cache_seqlens, attn_sink, *buffers):
         del buffers
         return _ffi.dense_decode_with_scratch(
-            q, k_cache, block_table, cache_seqlens, attn_sink, d_v=D_V, scale=scale, causal=causal
+            q, k_cache, block_table, cache_seqlens, attn_sink, d_v=D_V, scale=scale, causal=causal, emulated=emulated
         )
 
     return jax.jit(run, donate_argnums=range(5, 10), keep_unused=True)
 
 
-def run_poisoned(problem, poison):
+def run_poisoned(problem, poison, emulated=False):
     """Out and lse, from a call into buffers full of one value."""
     arrays = problem.arrays()
-    call = custom_call(problem.scale, problem.causal)
+    call = custom_call(problem.scale, problem.causal, emulated)
     empty = [jnp.zeros((), jnp.float32)] * 5
     shapes = jax.eval_shape(call, *arrays, *empty)
     buffers = [jnp.full(x.shape, poison if x.dtype != jnp.int32 else 0x7FFFFFFF, x.dtype) for x in shapes]

@@ -14,33 +14,11 @@ from absl.testing import parameterized
 
 import jax_flash_mla as fm
 from jax_flash_mla import _ffi
-from jax_flash_mla._check.tolerance import ARITHMETIC, ROUNDING
-from kernels.dense_decode_problem import D_V, HAS_KERNEL, POISONS, Problem, bits, run_poisoned
+from kernels.dense_decode_problem import D_V, HAS_KERNEL, POISONS, DenseDecodeTest, Problem, bits, run_poisoned
 
 
 @unittest.skipUnless(HAS_KERNEL, "no GPU here has a dense decode kernel")
-class DenseDecodeKernelTest(parameterized.TestCase):
-    def assert_right(self, problem, got):
-        """Every element within what the rounding of weights and of the result allows.
-
-        Rounded weights have errors of half a unit in the last place at most, which spread
-        over the interval: four times the spread is more than six standard deviations, and no
-        less than the largest error possible with 16 keys or fewer.
-        """
-        (out, lse), (want, want_lse, spread) = got, problem.want()
-        for x, w in ((out.astype(np.float64), want), (lse.astype(np.float64), want_lse)):
-            np.testing.assert_array_equal(np.isnan(x), np.isnan(w))
-            np.testing.assert_array_equal(np.isinf(x) * np.sign(x), np.isinf(w) * np.sign(w))
-        rounding = ROUNDING[out.dtype.name]
-        finite = np.isfinite(want)
-        largest = max(1.0, np.abs(want[finite]).max(initial=0))
-        allowed = ARITHMETIC * largest + rounding * (np.abs(want) + 4 * spread)
-        error = np.abs(out.astype(np.float64) - want)[finite] / allowed[finite]
-        self.assertLessEqual(error.max(initial=0), 1)
-        finite = np.isfinite(want_lse)
-        largest = max(1.0, np.abs(want_lse[finite]).max(initial=0))
-        self.assertLessEqual(np.abs(lse - want_lse)[finite].max(initial=0), ARITHMETIC * largest)
-
+class DenseDecodeKernelTest(DenseDecodeTest):
     def check(self, problem):
         got = run_poisoned(problem, np.nan)
         self.assert_right(problem, got)

@@ -1,0 +1,189 @@
+#include "emulator/machine/debugger.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <sstream>
+#include <stdexcept>
+#include <vector>
+
+#include "emulator/machine/numerics.h"
+
+namespace emulator {
+namespace {
+
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  std::stringstream stream(text);
+  for (std::string part; std::getline(stream, part, separator);) parts.push_back(part);
+  return parts;
+}
+
+[[noreturn]] void refuse(const std::string& variable, const std::string& part) {
+  throw std::invalid_argument(variable + " has a part that means nothing: " + part);
+}
+
+// "cta=1,0,0 warp=3 lane=5 at=kernel.cuh:120"; what else there is goes to `more`.
+Watched read_watched(const std::string& variable, const std::string& text,
+                     const std::function<bool(const std::string&, const std::string&)>& more) {
+  Watched watched;
+  for (const std::string& part : split(text, ' ')) {
+    const size_t equals = part.find('=');
+    if (equals == std::string::npos) refuse(variable, part);
+    const std::string name = part.substr(0, equals), value = part.substr(equals + 1);
+    if (name == "cta") {
+      const auto index = split(value, ',');
+      if (index.size() != 3) refuse(variable, part);
+      watched.cta = {uint32_t(std::stoul(index[0])), uint32_t(std::stoul(index[1])), uint32_t(std::stoul(index[2]))};
+    } else if (name == "warp") {
+      watched.warp = std::stoi(value);
+    } else if (name == "lane") {
+      watched.lane = std::stoi(value);
+    } else if (name == "at") {
+      const size_t colon = value.rfind(':');
+      if (colon == std::string::npos) refuse(variable, part);
+      watched.file = value.substr(0, colon);
+      watched.line = std::stoi(value.substr(colon + 1));
+    } else if (!more(name, value)) {
+      refuse(variable, part);
+    }
+  }
+  return watched;
+}
+
+std::string file_of(const Instruction& instruction, const Frame& frame) {
+  const auto& files = frame.function->module->text->files;
+  const auto file = files.find(instruction.text->source.file);
+  return file == files.end() ? "" : file->second;
+}
+
+// What a register holds in a lane, as bits and as a float where it could be one.
+std::string value_of(const Function& function, const Frame& frame, int reg, int lane) {
+  const std::byte* place = frame.registers + function.register_places[size_t(reg)];
+  char text[64];
+  switch (const int bits = function.text->registers[size_t(reg)].bits) {
+    case 1: {
+      Mask value;
+      std::memcpy(&value, place, sizeof(value));
+      return value >> lane & 1 ? "true" : "false";
+    }
+    case 64: {
+      uint64_t value;
+      std::memcpy(&value, place + lane * 8, sizeof(value));
+      std::snprintf(text, sizeof(text), "0x%llx", static_cast<unsigned long long>(value));
+      return text;
+    }
+    default: {
+      if (bits > 64) return "?";
+      uint32_t value;
+      float real;
+      std::memcpy(&value, place + lane * 4, sizeof(value));
+      std::memcpy(&real, &value, sizeof(real));
+      std::snprintf(text, sizeof(text), "0x%x=%d=%g", value, int(value), double(real));
+      return text;
+    }
+  }
+}
+
+void add_registers(const ptx::Operand& operand, const Frame& frame, int lane, std::string& text) {
+  using Kind = ptx::Operand::Kind;
+  if (operand.reg >= 0 && (operand.kind == Kind::kRegister || operand.kind == Kind::kAddress)) {
+    text += " " + frame.function->text->registers[size_t(operand.reg)].name + "=" +
+            value_of(*frame.function, frame, operand.reg, lane);
+  }
+  for (const ptx::Operand& element : operand.elements) add_registers(element, frame, lane, text);
+}
+
+}  // namespace
+
+std::unique_ptr<Debugger> Debugger::from_environment() {
+  const char* trace = std::getenv("JAX_FLASH_MLA_EMULATOR_TRACE");
+  const char* stop = std::getenv("JAX_FLASH_MLA_EMULATOR_STOP");
+  if (!trace && !stop) return nullptr;
+  auto debugger = std::make_unique<Debugger>();
+  const auto nothing = [](const std::string&, const std::string&) { return false; };
+  if (trace) debugger->trace_ = read_watched("JAX_FLASH_MLA_EMULATOR_TRACE", trace, nothing);
+  if (!stop) return debugger;
+  debugger->stop_ = read_watched("JAX_FLASH_MLA_EMULATOR_STOP", stop, [&](const auto& name, const auto& value) {
+    if (name == "count") {
+      debugger->stop_after_ = std::stoi(value);
+      return true;
+    }
+    if (name != "tile") return false;
+    // offset:rows:columns:type[:swizzled]
+    const auto parts = split(value, ':');
+    if (parts.size() < 4 || (parts.size() == 5 && parts[4] != "swizzled") || parts.size() > 5) return false;
+    debugger->tile_ = Tile{uint32_t(std::stoul(parts[0], nullptr, 0)), uint32_t(std::stoul(parts[1])),
+                           uint32_t(std::stoul(parts[2])), parts[3], parts.size() == 5};
+    return true;
+  });
+  if (debugger->stop_->line == 0) refuse("JAX_FLASH_MLA_EMULATOR_STOP", "there is no at=file:line");
+  return debugger;
+}
+
+bool Debugger::matches(const Watched& watched, Warp& warp, const Instruction& instruction, const Frame& frame,
+                       Mask mask) const {
+  if (!instruction.text || !(mask >> watched.lane & 1)) return false;
+  if (watched.warp && *watched.warp != warp.index()) return false;
+  const Dim3 cta = warp.cta().index();
+  if (watched.cta && (watched.cta->x != cta.x || watched.cta->y != cta.y || watched.cta->z != cta.z)) return false;
+  if (watched.line == 0) return true;
+  if (instruction.text->source.line != watched.line) return false;
+  const std::string file = file_of(instruction, frame);
+  return file.size() >= watched.file.size() &&
+         file.compare(file.size() - watched.file.size(), std::string::npos, watched.file) == 0;
+}
+
+void Debugger::executed(Warp& warp, const Instruction& instruction, const Frame& frame, Mask mask) {
+  if (!trace_ || !matches(*trace_, warp, instruction, frame, mask)) return;
+  std::string registers;
+  for (const ptx::Operand& operand : instruction.text->operands) add_registers(operand, frame, trace_->lane, registers);
+  const std::string file = file_of(instruction, frame);
+  const Dim3 cta = warp.cta().index();
+  std::fprintf(stderr, "[CTA %u,%u,%u warp %d lanes %08x] %s:%d %s%s\n", cta.x, cta.y, cta.z, warp.index(), mask,
+               file.substr(file.rfind('/') + 1).c_str(), instruction.text->source.line,
+               instruction.text->opcode.c_str(), registers.c_str());
+}
+
+void Debugger::about_to_execute(Warp& warp, const Instruction& instruction, const Frame& frame, Mask mask) {
+  if (!stop_ || !matches(*stop_, warp, instruction, frame, mask) || ++stopped_at_ < stop_after_) return;
+  std::string text =
+      "Stopped as JAX_FLASH_MLA_EMULATOR_STOP asks. Registers of lane " + std::to_string(stop_->lane) + ":";
+  for (const ptx::Operand& operand : instruction.text->operands) add_registers(operand, frame, stop_->lane, text);
+  if (tile_) text += "\n" + dump(warp.cta());
+  throw Fault(FaultCode::kTrap, text);
+}
+
+std::string Debugger::dump(Cta& cta) const {
+  const Tile& tile = *tile_;
+  const uint32_t bytes = tile.type == "f32" || tile.type == "u32"   ? 4
+                         : tile.type == "u8" || tile.type == "e4m3" ? 1
+                                                                    : 2;
+  std::ostringstream text;
+  text << "Shared memory from offset " << tile.offset << ", " << tile.rows << " rows of " << tile.columns << " "
+       << tile.type << ":";
+  for (uint32_t row = 0; row < tile.rows; ++row) {
+    text << "\n";
+    for (uint32_t column = 0; column < tile.columns; ++column) {
+      uint32_t address = kReservedShared + tile.offset + (row * tile.columns + column) * bytes;
+      if (tile.swizzled) address ^= address >> 3 & 0x70;
+      const uint32_t offset = address - kReservedShared;
+      if (offset + bytes > cta.shared_bytes()) return text.str() + " (beyond what the CTA has)";
+      uint32_t bits = 0;
+      std::memcpy(&bits, cta.shared(offset), bytes);
+      float real;
+      std::memcpy(&real, &bits, sizeof(real));
+      if (tile.type == "bf16")
+        text << " " << to_float(Bfloat{uint16_t(bits)});
+      else if (tile.type == "f16")
+        text << " " << to_float(Half{uint16_t(bits)});
+      else if (tile.type == "f32")
+        text << " " << real;
+      else
+        text << " " << bits;
+    }
+  }
+  return text.str();
+}
+
+}  // namespace emulator

@@ -1,0 +1,190 @@
+// Loads and stores of registers: ld, ldu, st, st.async.
+#include <cstring>
+
+#include "emulator/machine/cta.h"
+#include "emulator/machine/instruction_set.h"
+
+namespace emulator {
+namespace {
+
+constexpr int kMostElements = 8;
+
+// What modes hold.
+enum Mode { kSpaceMode, kElements, kElementBytes, kSigned };
+
+Space take_space(Lowering& lowering) {
+  const auto name = lowering.take_one_of(
+      {"global", "shared", "shared::cta", "shared::cluster", "local", "param", "param::entry", "param::func", "const"});
+  if (name == "global") return Space::kGlobal;
+  if (name.substr(0, 6) == "shared") return Space::kShared;
+  if (name == "local") return Space::kLocal;
+  if (name.substr(0, 5) == "param") return Space::kParam;
+  if (name == "const") return Space::kConst;
+  return Space::kGeneric;
+}
+
+// Hints about caches, orders and scopes: memory here is one, and every access is seen by all at once.
+void take_hints(Lowering& lowering, bool& has_policy) {
+  lowering.take_one_of({"weak", "relaxed", "acquire", "release", "volatile", "mmio"});
+  lowering.take_one_of({"cta", "cluster", "gpu", "sys"});
+  lowering.take("nc");
+  lowering.take("unified");
+  lowering.take_one_of({"ca", "cg", "cs", "lu", "cv", "wb", "wt"});
+  lowering.take_one_of(
+      {"L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate"});
+  lowering.take_one_of({"L2::evict_normal", "L2::evict_first", "L2::evict_last"});
+  lowering.take_one_of({"L2::64B", "L2::128B", "L2::256B"});
+  has_policy = lowering.take("L2::cache_hint");
+}
+
+int take_elements(Lowering& lowering) {
+  const auto vector = lowering.take_one_of({"v2", "v4", "v8"});
+  return vector.empty() ? 1 : vector[1] - '0';
+}
+
+// Puts a value into a register at least as wide.
+void put_extended(Warp& warp, const Operand& operand, int lane, uint64_t value, int bytes, bool is_signed) {
+  if (is_signed && bytes < 8) {
+    const int unused = 64 - 8 * bytes;
+    value = uint64_t(int64_t(value << unused) >> unused);
+  }
+  warp.put_any(operand, lane, value);
+}
+
+Step load(Warp& warp, const Instruction& instruction, Mask mask) {
+  const int elements = instruction.modes[kElements], each = instruction.modes[kElementBytes];
+  const size_t bytes = size_t(elements) * size_t(each);
+  const auto space = Space(instruction.modes[kSpaceMode]);
+  uint64_t addresses[kLanes];
+  warp.addresses(instruction.operands[0], addresses);
+  // All lanes read before any register changes: the base may be a destination.
+  std::byte values[kLanes][kMostElements * 16];
+  for_lanes(mask, [&](int lane) {
+    std::memcpy(values[lane], warp.resolve(space, addresses[lane], bytes, Access::kRead, lane), bytes);
+  });
+  for (int i = 0; i < elements; ++i) {
+    const Operand& to = instruction.operands[1 + i];
+    if (to.bits == 0) continue;
+    for_lanes(mask, [&](int lane) {
+      if (each == 16) {
+        std::memcpy(warp.target_bytes(to, lane), values[lane] + i * 16, 16);
+        return;
+      }
+      uint64_t value = 0;
+      std::memcpy(&value, values[lane] + i * each, size_t(each));
+      put_extended(warp, to, lane, value, each, instruction.modes[kSigned]);
+    });
+  }
+  return Step::kNext;
+}
+
+Step store(Warp& warp, const Instruction& instruction, Mask mask) {
+  const int elements = instruction.modes[kElements], each = instruction.modes[kElementBytes];
+  const size_t bytes = size_t(elements) * size_t(each);
+  const auto space = Space(instruction.modes[kSpaceMode]);
+  for_lanes(mask, [&](int lane) {
+    std::byte values[kMostElements * 16];
+    for (int i = 0; i < elements; ++i) {
+      std::memcpy(values + i * each, warp.bytes(instruction.operands[1 + i], lane), size_t(each));
+    }
+    const uint64_t address = warp.address(instruction.operands[0], lane);
+    std::memcpy(warp.resolve(space, address, bytes, Access::kWrite, lane), values, bytes);
+  });
+  return Step::kNext;
+}
+
+// The elements of the operand `i`: registers of any width, of which the low bytes count; or constants.
+void take_values(Lowering& lowering, int i, int bits, bool are_targets) {
+  const ptx::Operand& operand = lowering.operand(i);
+  const bool is_vector = operand.kind == ptx::Operand::Kind::kVector;
+  const size_t count = is_vector ? operand.elements.size() : 1;
+  if (int(count) != lowering.out.modes[kElements]) lowering.unknown("it has another number of elements than it says");
+  for (size_t k = 0; k < count; ++k) {
+    const ptx::Operand& element = is_vector ? operand.elements[k] : operand;
+    int width = bits;
+    if (element.kind == ptx::Operand::Kind::kRegister) {
+      width = lowering.function().text->registers[element.reg].bits;
+      if (width < bits) lowering.unknown("a register is narrower than its type");
+    }
+    if (are_targets)
+      lowering.destination(element, width);
+    else
+      lowering.source(element, width);
+  }
+}
+
+void lower_ld(Lowering& lowering) {
+  bool has_policy = false;
+  lowering.out.modes[kSpaceMode] = int32_t(take_space(lowering));
+  take_hints(lowering, has_policy);
+  const int elements = take_elements(lowering);
+  const Type type = lowering.need_type();
+  const int bits = bits_of(type);
+  lowering.out.modes[kElements] = elements;
+  lowering.out.modes[kElementBytes] = bits / 8;
+  lowering.out.modes[kSigned] = type == Type::kS8 || type == Type::kS16 || type == Type::kS32;
+  if (bits < 8 || elements * bits > 512) lowering.unknown("of this type");
+  lowering.address(1);
+  take_values(lowering, 0, bits, true);
+  lowering.out.run = load;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// st.async: the store is done later, and told to a barrier beside its target.
+
+Step store_async(Warp& warp, const Instruction& instruction, Mask mask) {
+  const int elements = instruction.modes[kElements], each = instruction.modes[kElementBytes];
+  const size_t bytes = size_t(elements) * size_t(each);
+  Cluster& cluster = warp.cta().cluster();
+  for_lanes(mask, [&](int lane) {
+    std::vector<std::byte> values(bytes);
+    for (int i = 0; i < elements; ++i) {
+      std::memcpy(&values[size_t(i * each)], warp.bytes(instruction.operands[2 + i], lane), size_t(each));
+    }
+    const uint64_t address = warp.address(instruction.operands[0], lane) & ~kWindowMask;
+    const uint64_t barrier = warp.address(instruction.operands[1], lane) & ~kWindowMask;
+    warp.cta().issue([&cluster, values, address, barrier] {
+      std::memcpy(cluster.shared(address, values.size(), Access::kWrite, values.size()), values.data(), values.size());
+      cluster.complete_transaction(barrier, int64_t(values.size()));
+    });
+  });
+  return Step::kNext;
+}
+
+void lower_st_async(Lowering& lowering) {
+  lowering.take("weak");
+  if (!lowering.take("shared::cluster")) lowering.unknown("its target is not in shared memory of the cluster");
+  if (!lowering.take("mbarrier::complete_tx::bytes")) lowering.unknown("it has no completion");
+  lowering.out.modes[kElements] = take_elements(lowering);
+  const int bits = bits_of(lowering.need_type());
+  lowering.out.modes[kElementBytes] = bits / 8;
+  lowering.address(0);
+  lowering.address(2);
+  take_values(lowering, 1, bits, false);
+  lowering.out.run = store_async;
+}
+
+void lower_st(Lowering& lowering) {
+  if (lowering.take("async")) return lower_st_async(lowering);
+  bool has_policy = false;
+  lowering.out.modes[kSpaceMode] = int32_t(take_space(lowering));
+  take_hints(lowering, has_policy);
+  const int elements = take_elements(lowering);
+  const int bits = bits_of(lowering.need_type());
+  lowering.out.modes[kElements] = elements;
+  lowering.out.modes[kElementBytes] = bits / 8;
+  if (bits < 8 || elements * bits > 512) lowering.unknown("of this type");
+  lowering.address(0);
+  take_values(lowering, 1, bits, false);
+  lowering.out.run = store;
+}
+
+}  // namespace
+
+void add_loads_and_stores(InstructionSet& set) {
+  set["ld"] = lower_ld;
+  set["ldu"] = lower_ld;
+  set["st"] = lower_st;
+}
+
+}  // namespace emulator

@@ -1,0 +1,46 @@
+// The machine: runs a grid of thread blocks to its end, over the threads of this computer.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "emulator/machine/cta.h"
+#include "emulator/machine/debugger.h"
+#include "emulator/machine/fault.h"
+#include "emulator/machine/memory.h"
+#include "emulator/machine/program.h"
+
+namespace emulator {
+
+struct Launch {
+  const Function* kernel = nullptr;
+  Dim3 grid, block, cluster;
+  uint32_t dynamic_shared = 0;
+  std::vector<std::byte> parameters;  // laid out as the kernel's
+  int num_sms = 132;
+};
+
+// What went wrong, told in full: kernel, source line, CTA, warp, lanes, instruction.
+struct Report {
+  FaultCode code;
+  std::string text;
+};
+
+// A launch under way.
+struct Grid {
+  const Launch& launch;
+  Memory& memory;
+  std::byte* parameters;         // where kernels see them
+  Debugger* debugger = nullptr;  // null where nobody looks
+};
+
+// Runs until every thread has exited, or something goes wrong. Launches must fit the device: see the runtime.
+std::optional<Report> run(const Launch& launch, Memory& memory);
+
+// Locks what atomics and reductions on global memory change.
+std::mutex& atomic_lock(uint64_t address);
+
+}  // namespace emulator

@@ -1,0 +1,51 @@
+// Global memory: the allocations that exist, and which of their bytes were ever written.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <shared_mutex>
+#include <string>
+
+namespace emulator {
+
+enum class Access { kRead, kWrite, kAtomic };
+
+struct Allocation {
+  uint64_t begin = 0, end = 0;
+  bool read_only = false;
+  std::string name;                    // for reports
+  std::unique_ptr<uint8_t[]> written;  // a byte for each byte; null where all of it counts as written
+};
+
+// Addresses are those of this process. Only what was added may be touched.
+class Memory {
+ public:
+  // `written`: its contents mean something. An allocation of the same beginning is replaced.
+  void add(const void* begin, size_t bytes, bool written, bool read_only = false, std::string name = {});
+  void remove(const void* begin);
+  // What the host writes counts as written. Ignores what is no allocation.
+  void mark_written(const void* begin, size_t bytes);
+
+  // The allocation around an address, or null. It stays where it is until it is removed.
+  Allocation* find(uint64_t address) const;
+  // Throws a Fault unless [address, address + bytes) may be accessed so; marks what is written.
+  void check(uint64_t address, size_t bytes, Access access, Allocation** last) const;
+
+ private:
+  mutable std::shared_mutex mutex_;
+  std::map<uint64_t, std::unique_ptr<Allocation>> allocations_;  // by their end
+};
+
+// Generic addresses outside of global memory; the rest of the bits is the address in the space.
+inline constexpr uint64_t kSharedWindow = uint64_t{1} << 56;
+inline constexpr uint64_t kLocalWindow = uint64_t{2} << 56;
+inline constexpr uint64_t kWindowMask = uint64_t{0xFF} << 56;
+
+// Addresses of shared memory, as in shared::cluster: the rank of the CTA in its cluster above the offset in it.
+inline constexpr int kRankShift = 24;
+inline constexpr uint32_t kReservedShared = 1024;  // below what a kernel sees
+
+}  // namespace emulator

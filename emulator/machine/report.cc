@@ -1,0 +1,146 @@
+#include "emulator/machine/report.h"
+
+#include <cxxabi.h>
+
+#include <cstdlib>
+#include <sstream>
+
+namespace emulator {
+namespace {
+
+std::string demangled(const std::string& name) {
+  int status = 0;
+  char* text = abi::__cxa_demangle(name.c_str(), nullptr, nullptr, &status);
+  const std::string result = status == 0 ? text : name;
+  std::free(text);
+  return result;
+}
+
+std::string triple(const Dim3& dims) {
+  return "(" + std::to_string(dims.x) + ", " + std::to_string(dims.y) + ", " + std::to_string(dims.z) + ")";
+}
+
+// "0-7, 12"
+std::string lanes_of(Mask mask) {
+  std::string text;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    if (!(mask >> lane & 1)) continue;
+    int last = lane;
+    while (last + 1 < kLanes && (mask >> (last + 1) & 1)) ++last;
+    text += (text.empty() ? "" : ", ") + std::to_string(lane) + (last > lane ? "-" + std::to_string(last) : "");
+    lane = last;
+  }
+  return text;
+}
+
+std::string source_of(const Function& function, const ptx::Instruction& instruction) {
+  const auto& files = function.module->text->files;
+  const auto file = files.find(instruction.source.file);
+  std::ostringstream text;
+  if (file != files.end()) text << file->second << ":" << instruction.source.line << ", ";
+  text << "PTX line " << instruction.line;
+  return text.str();
+}
+
+// The instruction as far as its opcode, with its guard.
+std::string words(const ptx::Instruction& instruction) { return "'" + instruction.opcode + "'"; }
+
+const Function& function_of(const Fragment& fragment) { return *fragment.frame->function; }
+
+std::string waits_for(const Warp& warp, const Fragment& fragment, Cta& cta) {
+  const Wait& wait = fragment.wait;
+  std::ostringstream text;
+  switch (wait.kind) {
+    case Wait::Kind::kNothing:
+      text << "goes on without effect";
+      break;
+    case Wait::Kind::kLanes:
+      text << "waits for lanes " << lanes_of(wait.address & ~fragment.lanes) << " of its warp";
+      break;
+    case Wait::Kind::kMbarrier: {
+      text << "waits for the end of a phase of parity " << wait.phase << " of the mbarrier at shared offset "
+           << wait.address;
+      const auto found = cta.mbarriers().find(wait.address);
+      if (found != cta.mbarriers().end()) {
+        const Mbarrier& barrier = found->second;
+        text << " (in phase " << barrier.phase << ", " << barrier.pending << " of " << barrier.expected
+             << " arrivals pending, " << barrier.transactions << " bytes pending)";
+      }
+      break;
+    }
+    case Wait::Kind::kNamedBarrier: {
+      const NamedBarrier& barrier = cta.named[wait.address];
+      text << "waits at barrier " << wait.address << " (" << barrier.arrived << " threads arrived of "
+           << (barrier.expected ? barrier.expected : cta.live_warps() * kLanes) << ")";
+      break;
+    }
+    case Wait::Kind::kClusterBarrier:
+      text << "waits at the barrier of its cluster";
+      break;
+    case Wait::Kind::kWarpgroup:
+      text << "waits for the other warps of its warpgroup, at its fence " << warp.wgmma_fences << " and product "
+           << warp.wgmma_products;
+      break;
+    case Wait::Kind::kOther:
+      text << "waits";
+      break;
+  }
+  return text.str();
+}
+
+std::string kernel_of(const Warp& warp) {
+  // The kernel is at the bottom of every stack.
+  const Frame* frame = warp.fragments().empty() ? nullptr : warp.fragments()[0].frame.get();
+  while (frame && frame->caller) frame = frame->caller.get();
+  return frame ? demangled(frame->function->text->name) : "?";
+}
+
+}  // namespace
+
+Report describe(const Fault& fault, const Cluster& cluster) {
+  std::ostringstream text;
+  text << fault.what();
+  if (Warp* warp = cluster.running) {
+    text << "\n  kernel " << kernel_of(*warp) << "\n  CTA " << triple(warp->cta().index()) << ", warp " << warp->index()
+         << ", lanes " << lanes_of(warp->executing());
+    if (const Instruction* instruction = warp->instruction(); instruction && instruction->text) {
+      const Function* function = nullptr;
+      for (const Fragment& fragment : warp->fragments()) {
+        const auto& code = function_of(fragment).code;
+        if (instruction >= code.data() && instruction < code.data() + code.size()) function = &function_of(fragment);
+      }
+      if (function) text << "\n  at " << source_of(*function, *instruction->text);
+      text << ": " << words(*instruction->text);
+    }
+  }
+  return {fault.code, text.str()};
+}
+
+Report describe_deadlock(const std::deque<std::unique_ptr<Cluster>>& clusters) {
+  constexpr int kMost = 40;  // lines
+  std::ostringstream text;
+  text << "Deadlock: no thread can go on.";
+  int lines = 0;
+  for (const auto& cluster : clusters) {
+    for (const auto& cta : cluster->ctas()) {
+      for (const auto& warp : cta->warps()) {
+        for (const Fragment& fragment : warp->fragments()) {
+          if (warp->done()) continue;
+          if (++lines > kMost) continue;
+          if (lines == 1) text << "\n  kernel " << kernel_of(*warp);
+          text << "\n  CTA " << triple(cta->index()) << ", warp " << warp->index() << ", lanes "
+               << lanes_of(fragment.lanes) << " " << waits_for(*warp, fragment, *cta);
+          const auto& code = function_of(fragment).code;
+          if (fragment.pc < code.size() && code[fragment.pc].text) {
+            text << "\n    at " << source_of(function_of(fragment), *code[fragment.pc].text) << ": "
+                 << words(*code[fragment.pc].text);
+          }
+        }
+      }
+    }
+  }
+  if (lines > kMost) text << "\n  and " << lines - kMost << " more";
+  return {FaultCode::kDeadlock, text.str()};
+}
+
+}  // namespace emulator

@@ -1,0 +1,16 @@
+// What went wrong, in words: which kernel, line, CTA, warp and lanes.
+#pragma once
+
+#include <deque>
+#include <memory>
+
+#include "emulator/machine/machine.h"
+
+namespace emulator {
+
+// For a fault of the warp that `cluster` runs just now.
+Report describe(const Fault& fault, const Cluster& cluster);
+// For clusters none of which can go on: who waits for what.
+Report describe_deadlock(const std::deque<std::unique_ptr<Cluster>>& clusters);
+
+}  // namespace emulator

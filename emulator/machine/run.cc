@@ -1,0 +1,189 @@
+// Runs a grid: clusters over threads, until all are done or nothing moves.
+#include <algorithm>
+#include <condition_variable>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <sstream>
+#include <thread>
+
+#include "emulator/machine/machine.h"
+#include "emulator/machine/report.h"
+
+namespace emulator {
+namespace {
+
+constexpr int kTurnsAtOnce = 16;                   // of a cluster before another may be taken up
+constexpr uint64_t kTurnsWithoutEvent = 1u << 14;  // of all clusters together, before spinning counts as a deadlock
+
+int worker_count(uint64_t clusters) {
+  const char* said = std::getenv("JAX_FLASH_MLA_EMULATOR_THREADS");
+  const int threads = said ? std::atoi(said) : int(std::thread::hardware_concurrency());
+  return int(std::clamp<uint64_t>(uint64_t(std::max(threads, 1)), 1, clusters));
+}
+
+// How many clusters a device of this size holds at a time.
+uint64_t resident_clusters(const Launch& launch) {
+  constexpr uint64_t kThreadsPerSm = 2048, kCtasPerSm = 32, kSharedPerSm = 233472;
+  const uint64_t threads = (launch.block.count() + kLanes - 1) / kLanes * kLanes;
+  const uint64_t shared = kReservedShared + launch.kernel->static_shared + launch.dynamic_shared;
+  const uint64_t per_sm = std::max<uint64_t>(1, std::min({kThreadsPerSm / threads, kCtasPerSm, kSharedPerSm / shared}));
+  return std::max<uint64_t>(1, uint64_t(launch.num_sms) * per_sm / launch.cluster.count());
+}
+
+// The launch under way: which clusters are to be begun, and which are begun and wait for their turn.
+class Schedule {
+ public:
+  Schedule(Grid& grid) : grid_(grid), resident_(resident_clusters(grid.launch)) {
+    const Launch& launch = grid.launch;
+    clusters_ = {launch.grid.x / launch.cluster.x, launch.grid.y / launch.cluster.y, launch.grid.z / launch.cluster.z};
+  }
+
+  void work() {
+    while (std::unique_ptr<Cluster> cluster = take()) {
+      Cluster::State state = Cluster::State::kMoved;
+      const uint64_t events = cluster->events;
+      int turns = 0;
+      try {
+        for (; turns < kTurnsAtOnce && state == Cluster::State::kMoved && !failed_; ++turns)
+          state = cluster->run_turn();
+      } catch (const Fault& fault) {
+        fail(describe(fault, *cluster));
+        state = Cluster::State::kDone;
+      }
+      give_back(std::move(cluster), state, events, uint64_t(turns));
+    }
+  }
+
+  std::optional<Report> report() { return std::move(report_); }
+
+ private:
+  std::unique_ptr<Cluster> take() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      if (failed_) return nullptr;
+      // Those that could not move are looked at again when another one has.
+      if (!moving_.empty()) return pop(moving_);
+      if (next_ < clusters_.count() && resident_now() < resident_) return begin(lock);
+      if (!stuck_.empty() && moved_since_stuck_) {
+        moved_since_stuck_ = false;
+        std::swap(moving_, stuck_);
+        continue;
+      }
+      if (running_ == 0) {
+        if (stuck_.empty()) return nullptr;
+        if (!timed_out_ && time_out()) continue;
+        fail_locked(describe_deadlock(stuck_));
+        return nullptr;
+      }
+      changed_.wait(lock);
+    }
+  }
+
+  uint64_t resident_now() const { return running_ + moving_.size() + stuck_.size(); }
+
+  std::unique_ptr<Cluster> pop(std::deque<std::unique_ptr<Cluster>>& queue) {
+    std::unique_ptr<Cluster> first = std::move(queue.front());
+    queue.pop_front();
+    ++running_;
+    return first;
+  }
+
+  std::unique_ptr<Cluster> begin(std::unique_lock<std::mutex>& lock) {
+    const uint64_t number = next_++;
+    ++running_;
+    lock.unlock();
+    const auto x = uint32_t(number % clusters_.x), y = uint32_t(number / clusters_.x % clusters_.y),
+               z = uint32_t(number / clusters_.x / clusters_.y);
+    return std::make_unique<Cluster>(grid_, Dim3{x, y, z});
+  }
+
+  void give_back(std::unique_ptr<Cluster> cluster, Cluster::State state, uint64_t events_before, uint64_t turns) {
+    std::lock_guard lock(mutex_);
+    --running_;
+    if (cluster->events != events_before || state == Cluster::State::kDone) {
+      moved_since_stuck_ = true;
+      turns_without_event_ = 0;
+      timed_out_ = false;
+    } else if (state == Cluster::State::kMoved) {
+      // Instructions were executed, but nothing came of them: lanes spin on something in memory.
+      turns_without_event_ += turns;
+      if (turns_without_event_ > kTurnsWithoutEvent && !failed_) {
+        stuck_.push_back(std::move(cluster));
+        for (auto& other : moving_) stuck_.push_back(std::move(other));
+        moving_.clear();
+        fail_locked(describe_deadlock(stuck_));
+        changed_.notify_all();
+        return;
+      }
+    }
+    if (state == Cluster::State::kMoved) moving_.push_back(std::move(cluster));
+    if (state == Cluster::State::kStuck) stuck_.push_back(std::move(cluster));
+    changed_.notify_all();
+  }
+
+  // Lets all waits return that may do so without what they wait for: a kernel could have something else to do then.
+  bool time_out() {
+    bool any = false;
+    for (const auto& cluster : stuck_) any |= cluster->time_out();
+    if (any) std::swap(moving_, stuck_);
+    return timed_out_ = any;
+  }
+
+  void fail(Report report) {
+    std::lock_guard lock(mutex_);
+    fail_locked(std::move(report));
+  }
+
+  void fail_locked(Report report) {
+    if (!report_) report_ = std::move(report);
+    failed_ = true;
+  }
+
+  Grid& grid_;
+  Dim3 clusters_;
+  const uint64_t resident_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  uint64_t next_ = 0, running_ = 0, turns_without_event_ = 0;
+  bool moved_since_stuck_ = false;
+  bool timed_out_ = false;  // and nothing came of it yet
+  std::deque<std::unique_ptr<Cluster>> moving_, stuck_;
+  std::optional<Report> report_;
+  std::atomic<bool> failed_ = false;
+};
+
+}  // namespace
+
+std::mutex& atomic_lock(uint64_t address) {
+  static std::mutex locks[64];
+  return locks[address / 16 % std::size(locks)];
+}
+
+std::optional<Report> run(const Launch& launch, Memory& memory) {
+  // Parameters are memory that kernels may read by generic addresses: tensor maps lie there.
+  constexpr size_t kAlignment = 128;
+  std::vector<std::byte> storage(launch.parameters.size() + kAlignment);
+  const auto address = reinterpret_cast<uint64_t>(storage.data());
+  auto* parameters = reinterpret_cast<std::byte*>((address + kAlignment - 1) / kAlignment * kAlignment);
+  std::copy(launch.parameters.begin(), launch.parameters.end(), parameters);
+  memory.add(parameters, launch.parameters.size(), true, true, "the parameters of the kernel");
+  for (const auto& [variable, begin] : launch.kernel->module->globals) {
+    memory.add(begin, variable->size, true, variable->space == ptx::Space::kConst, variable->name);
+  }
+
+  const std::unique_ptr<Debugger> debugger = Debugger::from_environment();
+  Grid grid{launch, memory, parameters, debugger.get()};
+  Schedule schedule(grid);
+  const uint64_t clusters = launch.grid.count() / launch.cluster.count();
+  std::vector<std::thread> threads;
+  for (int i = 1; i < worker_count(clusters); ++i) threads.emplace_back([&] { schedule.work(); });
+  schedule.work();
+  for (std::thread& thread : threads) thread.join();
+
+  memory.remove(parameters);
+  for (const auto& [variable, begin] : launch.kernel->module->globals) memory.remove(begin);
+  return schedule.report();
+}
+
+}  // namespace emulator

@@ -1,0 +1,449 @@
+#include "emulator/machine/warp.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "emulator/machine/machine.h"
+
+namespace emulator {
+namespace {
+
+constexpr int kSpins = 256;  // backward jumps after which other lanes of a warp have their turn
+
+std::unique_ptr<std::byte[]> aligned_storage(size_t bytes, std::byte*& begin) {
+  constexpr size_t kAlignment = 64;
+  auto storage = std::make_unique<std::byte[]>(bytes + kAlignment);
+  const auto address = reinterpret_cast<uint64_t>(storage.get());
+  begin = reinterpret_cast<std::byte*>((address + kAlignment - 1) / kAlignment * kAlignment);
+  return storage;
+}
+
+}  // namespace
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Registers
+
+Warp::Warp(Cta& cta, int index, const Function& kernel, Mask lanes) : cta_(cta), index_(index), live_(lanes) {
+  Fragment whole;
+  whole.lanes = lanes;
+  whole.frame = enter(kernel, nullptr, 0);
+  fragments_.push_back(std::move(whole));
+  registers_ = fragments_[0].frame->registers;
+}
+
+std::shared_ptr<Frame> Warp::enter(const Function& function, std::shared_ptr<Frame> caller, uint32_t return_to) {
+  auto frame = std::make_shared<Frame>();
+  frame->function = &function;
+  frame->return_to = return_to;
+  if (caller) {
+    frame->local_base = caller->local_base + caller->function->local_bytes;
+    frame->depth = caller->depth + 1;
+  }
+  frame->caller = std::move(caller);
+  frame->storage = aligned_storage(function.register_bytes, frame->registers);
+  // Nobody should read a register before writing it; who does finds NaN.
+  std::memset(frame->registers, 0xFF, function.register_bytes);
+  grow_local(frame->local_base + function.local_bytes);
+  for (const Hidden& hidden : function.hidden) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      uint64_t value = hidden.value;
+      switch (hidden.kind) {
+        case Hidden::Kind::kSpecial:
+          value = special(hidden.name, lane);
+          break;
+        case Hidden::Kind::kShared:
+          value += cta_.shared_base();
+          break;
+        case Hidden::Kind::kLocal:
+          value += frame->local_base;
+          break;
+        case Hidden::Kind::kParameter:
+          value += reinterpret_cast<uint64_t>(cta_.grid().parameters);
+          break;
+        case Hidden::Kind::kGlobal:
+          break;
+      }
+      std::byte* slots = frame->registers + hidden.offset;
+      if (hidden.bits == 64)
+        reinterpret_cast<uint64_t*>(slots)[lane] = value;
+      else
+        reinterpret_cast<uint32_t*>(slots)[lane] = uint32_t(value);
+    }
+  }
+  return frame;
+}
+
+void Warp::grow_local(uint32_t bytes) {
+  if (bytes <= local_capacity_) return;
+  const uint32_t capacity = std::max(bytes, 2 * local_capacity_);
+  std::vector<std::byte> grown(size_t(capacity) * kLanes);
+  for (int lane = 0; lane < kLanes; ++lane) {
+    std::copy_n(local_.data() + size_t(lane) * local_capacity_, local_capacity_,
+                grown.data() + size_t(lane) * capacity);
+  }
+  local_ = std::move(grown);
+  local_capacity_ = capacity;
+}
+
+void Warp::set_predicate(const Operand& operand, Mask values, Mask mask) {
+  if (operand.bits == 0) return;
+  auto* place = reinterpret_cast<Mask*>(registers_ + operand.offset);
+  *place = (*place & ~mask) | (values & mask);
+}
+
+void Warp::addresses(const Operand& operand, uint64_t (&out)[kLanes]) const {
+  for (int lane = 0; lane < kLanes; ++lane) out[lane] = address(operand, lane);
+}
+
+namespace {
+
+enum class Axis { kNone, kX, kY, kZ };
+
+uint32_t component(const Dim3& dims, char axis) { return axis == 'x' ? dims.x : axis == 'y' ? dims.y : dims.z; }
+
+// Names with .x, .y, .z.
+constexpr std::string_view kVectors[] = {"%tid",       "%ntid",       "%ctaid",         "%nctaid",
+                                         "%clusterid", "%nclusterid", "%cluster_ctaid", "%cluster_nctaid"};
+constexpr std::string_view kScalars[] = {
+    "%laneid",      "%warpid",      "%nwarpid",     "%lanemask_eq",       "%lanemask_le",
+    "%lanemask_lt", "%lanemask_ge", "%lanemask_gt", "%cluster_ctarank",   "%cluster_nctarank",
+    "%smid",        "%nsmid",       "%gridid",      "%dynamic_smem_size", "%total_smem_size"};
+
+}  // namespace
+
+bool is_constant_special(const std::string& name) {
+  if (std::find(std::begin(kScalars), std::end(kScalars), name) != std::end(kScalars)) return true;
+  if (name.size() < 3 || name[name.size() - 2] != '.' || name.back() < 'x' || name.back() > 'z') return false;
+  const std::string_view vector(name.data(), name.size() - 2);
+  return std::find(std::begin(kVectors), std::end(kVectors), vector) != std::end(kVectors);
+}
+
+uint64_t Warp::special(const std::string& name, int lane) const {
+  const Launch& launch = cta_.grid().launch;
+  const auto is = [&](std::string_view other) { return name == other; };
+  const char axis = name.back();
+  const std::string_view vector(name.data(), name.size() > 2 && name[name.size() - 2] == '.' ? name.size() - 2 : 0);
+  if (vector == "%tid") {
+    const uint32_t linear = uint32_t(thread(lane));
+    const Dim3 index = {linear % launch.block.x, linear / launch.block.x % launch.block.y,
+                        linear / launch.block.x / launch.block.y};
+    return component(index, axis);
+  }
+  const Dim3 cluster = launch.cluster;
+  const Dim3 clusters = {launch.grid.x / cluster.x, launch.grid.y / cluster.y, launch.grid.z / cluster.z};
+  const Dim3 cta = cta_.index();
+  if (vector == "%ntid") return component(launch.block, axis);
+  if (vector == "%ctaid") return component(cta, axis);
+  if (vector == "%nctaid") return component(launch.grid, axis);
+  if (vector == "%clusterid") return component(cta_.cluster().index(), axis);
+  if (vector == "%nclusterid") return component(clusters, axis);
+  if (vector == "%cluster_ctaid") {
+    return component({cta.x % cluster.x, cta.y % cluster.y, cta.z % cluster.z}, axis);
+  }
+  if (vector == "%cluster_nctaid") return component(cluster, axis);
+  if (is("%laneid")) return uint64_t(lane);
+  if (is("%warpid")) return uint64_t(index_);
+  if (is("%nwarpid")) return (launch.block.count() + kLanes - 1) / kLanes;
+  const uint64_t bit = uint64_t{1} << lane;
+  if (is("%lanemask_eq")) return bit;
+  if (is("%lanemask_lt")) return bit - 1;
+  if (is("%lanemask_le")) return 2 * bit - 1;
+  if (is("%lanemask_gt")) return kAllLanes & ~(2 * bit - 1);
+  if (is("%lanemask_ge")) return kAllLanes & ~(bit - 1);
+  if (is("%cluster_ctarank")) return cta_.rank();
+  if (is("%cluster_nctarank")) return cluster.count();
+  const uint64_t linear = (uint64_t(cta.z) * launch.grid.y + cta.y) * launch.grid.x + cta.x;
+  if (is("%smid")) return linear % uint64_t(launch.num_sms);
+  if (is("%nsmid")) return uint64_t(launch.num_sms);
+  if (is("%gridid")) return 1;
+  if (is("%dynamic_smem_size")) return launch.dynamic_shared;
+  if (is("%total_smem_size")) return cta_.shared_bytes();
+  std::abort();  // is_constant_special has it, this has not
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Memory
+
+std::byte* Warp::resolve(Space space, uint64_t address, size_t bytes, Access access, int lane, size_t alignment) {
+  if (address % alignment != 0) {
+    char text[32];
+    std::snprintf(text, sizeof(text), "0x%llx", static_cast<unsigned long long>(address));
+    throw Fault(FaultCode::kMisalignedAddress, "Lane " + std::to_string(lane) + " accesses " + std::to_string(bytes) +
+                                                   " bytes at " + text + ", which is no multiple of " +
+                                                   std::to_string(alignment) + ".");
+  }
+  const uint64_t window = address & kWindowMask;
+  const bool is_shared = space == Space::kShared || window == kSharedWindow;
+  // Parameters of functions called lie in local memory, those of kernels do not.
+  const bool is_local =
+      space == Space::kLocal || window == kLocalWindow || (space == Space::kParam && address >> 32 == 0);
+  const uint64_t within = address & ~kWindowMask;
+  if (is_shared) return cta_.cluster().shared(within, bytes, access, 1);
+  if (is_local) {
+    if (within > local_capacity_ || bytes > local_capacity_ - within) {
+      throw Fault(FaultCode::kIllegalAddress, "Lane " + std::to_string(lane) + " accesses " + std::to_string(bytes) +
+                                                  " bytes at offset " + std::to_string(within) +
+                                                  " of its local memory, which has " + std::to_string(local_capacity_) +
+                                                  ".");
+    }
+    return local(lane) + within;
+  }
+  cta_.grid().memory.check(address, bytes, access, &last_allocation_);
+  if (access != Access::kRead) cta_.cluster().note_event();
+  return reinterpret_cast<std::byte*>(address);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Control
+
+void Warp::split_off(Mask lanes, uint32_t pc) {
+  Fragment part = fragments_[current_];
+  part.lanes = lanes;
+  part.pc = pc;
+  part.wait = {};
+  part.blocked = false;
+  fragments_[current_].lanes &= ~lanes;
+  fragments_.push_back(std::move(part));
+}
+
+void Warp::jump(Mask lanes, uint32_t target) {
+  Fragment& here = fragments_[current_];
+  if (target <= here.pc) ++backward_jumps_;
+  if (lanes == here.lanes) {
+    here.pc = target;
+  } else {
+    ++here.pc;
+    split_off(lanes, target);
+  }
+}
+
+void Warp::exit(Mask lanes) {
+  Fragment& here = fragments_[current_];
+  live_ &= ~lanes;
+  here.lanes &= ~lanes;
+  ++here.pc;
+  if (here.lanes == 0) fragments_.erase(fragments_.begin() + ptrdiff_t(current_));
+  if (live_ == 0)
+    cta_.warp_exited();
+  else
+    cta_.cluster().settle_cluster_barrier();
+}
+
+void Warp::call(Mask lanes, const Function& callee, uint32_t return_to) {
+  if (lanes != fragments_[current_].lanes) {
+    // The others are at the next instruction already.
+    const Mask others = fragments_[current_].lanes & ~lanes;
+    split_off(others, return_to);
+  }
+  Fragment& here = fragments_[current_];
+  here.frame = enter(callee, here.frame, return_to);
+  here.pc = 0;
+  registers_ = here.frame->registers;
+}
+
+void Warp::return_from_function(Mask lanes) {
+  Fragment& here = fragments_[current_];
+  if (!here.frame->caller) return exit(lanes);
+  if (lanes != here.lanes) split_off(here.lanes & ~lanes, here.pc + 1);
+  Fragment& back = fragments_[current_];
+  const uint32_t pc = back.frame->return_to;
+  const std::shared_ptr<Frame> callee = back.frame;
+  back.frame = callee->caller;
+  const Function& caller = *back.frame->function;
+  for (const Call::Copy& copy : caller.calls[size_t(caller.code[pc - 1].modes[0])].results) {
+    for_lanes(lanes, [&](int lane) {
+      std::memcpy(local(lane) + back.frame->local_base + copy.caller, local(lane) + callee->local_base + copy.callee,
+                  copy.bytes);
+    });
+  }
+  back.pc = pc;
+  registers_ = back.frame->registers;
+}
+
+Step Warp::wait_for(Wait::Kind kind, uint32_t address, uint32_t phase) {
+  Wait& wait = fragments_[current_].wait;
+  if (wait.kind != kind) wait = {};
+  wait.kind = kind;
+  wait.address = address;
+  wait.phase = phase;
+  return Step::kWait;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The loop
+
+void Warp::unblock() {
+  for (Fragment& fragment : fragments_) fragment.blocked = false;
+}
+
+// Chooses who goes on: lanes deepest in calls, of those the ones least far in the text, since lanes that went different
+// ways mostly meet further down. Those that are at the same place become one.
+bool Warp::pick() {
+  size_t best = fragments_.size();
+  for (size_t i = 0; i < fragments_.size(); ++i) {
+    const Fragment& fragment = fragments_[i];
+    if (fragment.blocked) continue;
+    if (best == fragments_.size()) {
+      best = i;
+      continue;
+    }
+    const Fragment& other = fragments_[best];
+    const int depth = fragment.frame->depth, other_depth = other.frame->depth;
+    if (depth > other_depth || (depth == other_depth && fragment.pc < other.pc)) best = i;
+  }
+  if (best == fragments_.size()) return false;
+  for (size_t i = fragments_.size(); i-- > 0;) {
+    if (i == best) continue;
+    Fragment &into = fragments_[best], &from = fragments_[i];
+    if (from.frame != into.frame || from.pc != into.pc || from.wait.arrived || into.wait.arrived) continue;
+    into.lanes |= from.lanes;
+    into.wait = {};
+    fragments_.erase(fragments_.begin() + ptrdiff_t(i));
+    if (i < best) --best;
+  }
+  current_ = best;
+  registers_ = fragments_[current_].frame->registers;
+  return true;
+}
+
+// Those of the lanes that may execute the instruction now because all are here that it wants together; the others of
+// the fragment become one of their own. None: the fragment has to wait.
+Mask Warp::gather(const Instruction& instruction, Mask mask) {
+  const auto guarded = [&](Mask required) {
+    if (required & fragments_[current_].lanes & ~mask) {
+      throw Fault(FaultCode::kIllegalInstruction,
+                  "Lanes that have to execute this together are kept from it by its guard.");
+    }
+  };
+  Mask required = live_;
+  if (const int place = instruction.modes[5]; place == 0) {
+    if (mask == live_) return mask;
+    guarded(required);
+  } else {
+    // Each lane has a member mask: lanes with the same one belong together.
+    const uint32_t* named = slots32(instruction.operands[place - 1]);
+    for (Mask left = mask; left;) {
+      const Mask members = named[first_lane(left)];
+      Mask group = 0;
+      for_lanes(left, [&](int lane) { group |= Mask{named[lane] == members} << lane; });
+      left &= ~group;
+      if (group & ~members) {
+        throw Fault(FaultCode::kIllegalInstruction, "A lane executes this that its own member mask does not name.");
+      }
+      required = members & live_;
+      guarded(required);
+      if ((required & ~group) && !(instruction.meets_anywhere && meet(required & ~group))) continue;
+      if (group != fragments_[current_].lanes) split_off(fragments_[current_].lanes & ~group, fragments_[current_].pc);
+      return group;
+    }
+  }
+  Fragment& here = fragments_[current_];
+  here.wait = {};
+  here.wait.kind = Wait::Kind::kLanes;
+  here.wait.address = required;
+  here.blocked = true;
+  return 0;
+}
+
+// For an instruction that lanes may execute in different places: whether the others are waiting at theirs. Lets them go.
+bool Warp::meet(Mask others) {
+  const auto waits = [&](const Fragment& fragment) {
+    return fragment.wait.kind == Wait::Kind::kLanes && fragment.frame->function->code[fragment.pc].meets_anywhere &&
+           (fragment.lanes & others) && &fragment != &fragments_[current_];
+  };
+  Mask there = 0;
+  for (const Fragment& fragment : fragments_) there |= waits(fragment) ? fragment.lanes : 0;
+  if (others & ~there) return false;
+  for (Fragment& fragment : fragments_) {
+    if (!waits(fragment)) continue;
+    fragment.wait = {};
+    fragment.blocked = false;
+    ++fragment.pc;
+  }
+  return true;
+}
+
+void Warp::impersonate(const Instruction* instruction, Mask lanes, const std::function<void()>& action) {
+  const auto* before = instruction_;
+  const Mask executing = executing_;
+  instruction_ = instruction;
+  executing_ = lanes;
+  action();
+  instruction_ = before;
+  executing_ = executing;
+}
+
+Step Warp::execute_watched(Debugger& debugger, const Instruction& instruction, Mask mask) {
+  const std::shared_ptr<Frame> frame = fragments_[current_].frame;
+  debugger.about_to_execute(*this, instruction, *frame, mask);
+  const Step step = instruction.run(*this, instruction, mask);
+  if (step != Step::kWait) debugger.executed(*this, instruction, *frame, mask);
+  return step;
+}
+
+int Warp::run(int budget) {
+  Debugger* const debugger = cta_.grid().debugger;
+  unblock();
+  int executed = 0;
+  bool moved = true;
+  while (budget > 0 && !done()) {
+    if (!pick()) {
+      if (!moved) break;
+      moved = false;
+      unblock();
+      continue;
+    }
+    // One fragment runs on while it is alone; else they take turns at each instruction.
+    do {
+      Fragment& here = fragments_[current_];
+      const Instruction& instruction = here.frame->function->code[here.pc];
+      Mask mask = instruction.guard.bits ? here.lanes & predicate(instruction.guard) : here.lanes;
+      --budget;
+      if (mask == 0) {
+        ++here.pc;
+        ++executed;
+        moved = true;
+        continue;
+      }
+      instruction_ = &instruction;
+      executing_ = mask;
+      if (instruction.is_aligned && (mask = gather(instruction, mask)) == 0) break;
+      executing_ = mask;
+      const Step step =
+          debugger ? execute_watched(*debugger, instruction, mask) : instruction.run(*this, instruction, mask);
+      instruction_ = nullptr;
+      if (step == Step::kWait) {
+        if (mask != fragments_[current_].lanes) {
+          split_off(fragments_[current_].lanes & ~mask, fragments_[current_].pc + 1);
+        }
+        fragments_[current_].blocked = true;
+        break;
+      }
+      ++executed;
+      moved = true;
+      if (step == Step::kBranch) {
+        if (fragments_.size() > 1 && backward_jumps_ >= kSpins) {
+          backward_jumps_ = 0;
+          fragments_[std::min(current_, fragments_.size() - 1)].blocked = true;
+        }
+        break;
+      }
+      Fragment& after = fragments_[current_];
+      if (after.wait.kind != Wait::Kind::kNothing) after.wait = {};
+      ++after.pc;
+      if (step == Step::kYield) return executed;
+    } while (budget > 0 && fragments_.size() == 1);
+  }
+  instruction_ = nullptr;
+  return executed;
+}
+
+bool Warp::time_out() {
+  bool any = false;
+  for (Fragment& fragment : fragments_) {
+    if (fragment.wait.may_time_out && !fragment.wait.timed_out) any = fragment.wait.timed_out = true;
+  }
+  return any;
+}
+
+}  // namespace emulator

@@ -1,0 +1,89 @@
+"""The dense decode kernel in the emulator: one small case for each of its features."""
+
+import time
+import unittest
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from absl.testing import parameterized
+
+import jax_flash_mla as fm
+from jax_flash_mla import _ffi
+from kernels.dense_decode_problem import POISONS, DenseDecodeTest, Problem, run_poisoned
+from kernels.recorded_dense_decode import PROBLEMS, problem, recorded, steps_apart
+
+
+@unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
+class DenseDecodeEmulatedTest(DenseDecodeTest):
+    @parameterized.named_parameters(
+        ("one_tile", dict(lengths=[512], h_q=64)),
+        ("split", dict(lengths=[700], h_q=16)),
+        ("two_tiles_of_one_head", dict(lengths=[130, 64], h_q=16, s_q=5, causal=True)),
+        ("many_tiles", dict(lengths=[70], h_q=128, s_q=4)),
+        ("grouped", dict(lengths=[70, 129], h_q=6, h_kv=3, s_q=2, causal=True, sink=True)),
+        ("small_pages", dict(lengths=[100], page_size=16)),
+        ("odd_pages", dict(lengths=[150, 7], page_size=48)),
+        ("large_pages", dict(lengths=[200], page_size=256)),
+        ("float16", dict(lengths=[100], dtype=np.float16, sink=True)),
+        ("empty_requests", dict(lengths=[0, 65, 0], sink=True)),
+        ("more_requests_than_threads", dict(lengths=[1] * 300, h_q=1)),
+        ("more_queries_than_keys", dict(lengths=[3, 0], s_q=7, causal=True)),
+    )
+    def test_feature(self, options):
+        made = Problem(np.random.default_rng(0), **options)
+        made.spoil_unused(np.nan)
+        self.assert_right(made, run_poisoned(made, np.nan, emulated=True))
+
+    def test_page_outside_the_pool(self):
+        made = Problem(np.random.default_rng(1), lengths=[70, 130, 90], s_q=2)
+        made.block_table[1, 1] = 10**9
+        self.assert_right(made, run_poisoned(made, np.nan, emulated=True))
+
+    def test_length_out_of_range(self):
+        made = Problem(np.random.default_rng(2), lengths=[70, 130, 90])
+        made.cache_seqlens[1] = 2**31 - 1
+        self.assert_right(made, run_poisoned(made, np.nan, emulated=True))
+
+    def test_same_bits_whatever_was_there_before(self):
+        made = Problem(np.random.default_rng(3), lengths=[700, 20], s_q=2, causal=True)
+        first, *others = (run_poisoned(made, poison, emulated=True) for poison in POISONS.values())
+        for other in others:
+            for x, y in zip(first, other):
+                np.testing.assert_array_equal(x.view(np.uint8), y.view(np.uint8))
+
+    @parameterized.parameters(*PROBLEMS)
+    def test_as_on_an_h200(self, name):
+        made, checksum = problem(name)
+        out, lse, recorded_checksum = recorded(name)
+        self.assertEqual(checksum, recorded_checksum, "the operands are others than those that were recorded")
+        got_out, got_lse = run_poisoned(made, np.nan, emulated=True)
+        steps = steps_apart(got_out, out)
+        self.assertLessEqual(steps.max(), 2)
+        self.assertLessEqual((steps > 1).mean(), 0.001)
+        np.testing.assert_allclose(got_lse, lse, rtol=2e-6, atol=2e-6)
+
+    def test_under_jit_and_vmap(self):
+        rng = np.random.default_rng(4)
+        problems = [Problem(rng, lengths=[70, 65], h_q=4) for _ in range(2)]
+        pools = min(p.k_cache.shape[0] for p in problems)
+        q, cache = (np.stack(x) for x in zip(*((p.q, p.k_cache[:pools]) for p in problems)))
+        table, lengths = np.arange(2 * (pools // 2), dtype=np.int32).reshape(2, -1), np.array([70, 65], np.int32)
+
+        @jax.jit
+        @jax.vmap
+        def call(q, cache):
+            return fm.flash_mla_with_kvcache(q, cache, table, lengths, implementation="emulated")
+
+        out, lse = call(jnp.asarray(q), jnp.asarray(cache))
+        for i, made in enumerate(problems):
+            made.k_cache, made.block_table = cache[i], table
+            self.assert_right(made, [np.asarray(out[i]), np.asarray(lse[i])])
+
+    def test_a_tile_over_512_keys_takes_seconds(self):
+        made = Problem(np.random.default_rng(5), lengths=[512], h_q=64, dtype=ml_dtypes.bfloat16)
+        run_poisoned(made, np.nan, emulated=True)
+        start = time.process_time()
+        run_poisoned(made, np.nan, emulated=True)
+        self.assertLess(time.process_time() - start, 10)
