@@ -181,7 +181,9 @@ def _choose(operation, implementation, shapes_and_dtypes) -> tuple[str, str]:
     if _ffi.EMULATOR and isinstance(implementation, str) and implementation == EMULATED:
         unfit = _unfit(operation, shapes_and_dtypes)
         if unfit is not None or not WRITTEN[operation]:
-            raise NotImplementedError(f'implementation="{EMULATED}" was asked for, but {unfit or "there is no kernel."}')
+            raise NotImplementedError(
+                f'implementation="{EMULATED}" was asked for, but {unfit or "there is no kernel."}'
+            )
         return EMULATED, "the kernel in the emulator was asked for."
     check.static_choice("implementation", implementation, IMPLEMENTATIONS)
     reason = supports(operation, **shapes_and_dtypes)

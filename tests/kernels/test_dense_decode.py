@@ -14,6 +14,7 @@ from absl.testing import parameterized
 
 import jax_flash_mla as fm
 from jax_flash_mla import _ffi
+from jax_flash_mla._check.tolerance import ARITHMETIC, ROUNDING
 from kernels.dense_decode_problem import D_V, HAS_KERNEL, POISONS, DenseDecodeTest, Problem, bits, run_poisoned
 
 

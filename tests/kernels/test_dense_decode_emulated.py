@@ -81,6 +81,16 @@ class DenseDecodeEmulatedTest(DenseDecodeTest):
             made.k_cache, made.block_table = cache[i], table
             self.assert_right(made, [np.asarray(out[i]), np.asarray(lse[i])])
 
+    def test_what_no_kernel_takes_is_refused(self):
+        made = Problem(np.random.default_rng(6), lengths=[20], page_size=16)
+        q, k_cache, table, lengths, _ = made.arrays()
+        with self.assertRaisesRegex(
+            NotImplementedError, 'implementation="emulated" was asked for, but the dense_decode'
+        ):
+            fm.flash_mla_with_kvcache(
+                q.astype(jnp.float32), k_cache.astype(jnp.float32), table, lengths, implementation="emulated"
+            )
+
     def test_a_tile_over_512_keys_takes_seconds(self):
         made = Problem(np.random.default_rng(5), lengths=[512], h_q=64, dtype=ml_dtypes.bfloat16)
         run_poisoned(made, np.nan, emulated=True)
