@@ -39,9 +39,7 @@ nb::dict targets() {
   return all;
 }
 
-emulator::Dim3 dims(const Triple& triple) {
-  return {std::get<0>(triple), std::get<1>(triple), std::get<2>(triple)};
-}
+emulator::Dim3 dims(const Triple& triple) { return {std::get<0>(triple), std::get<1>(triple), std::get<2>(triple)}; }
 
 // Launches a kernel of some PTX on buffers of this process. None of the device's limits are checked.
 void launch(const std::string& ptx, const std::string& kernel, const Triple& grid, const Triple& block,
@@ -55,6 +53,7 @@ void launch(const std::string& ptx, const std::string& kernel, const Triple& gri
   launch.grid = dims(grid);
   launch.block = dims(block);
   launch.cluster = dims(cluster);
+  launch.has_cluster = launch.cluster.count() > 1;
   launch.dynamic_shared = dynamic_shared;
   const auto* bytes = static_cast<const std::byte*>(parameters.data());
   launch.parameters.assign(bytes, bytes + parameters.size());

@@ -91,6 +91,12 @@ void Cta::expect(uint32_t offset, int64_t bytes) {
   settle(offset, barrier);
 }
 
+void Cta::lower_expectation(uint32_t offset, uint32_t count) {
+  Mbarrier& barrier = mbarrier(offset);
+  barrier.expected -= count;
+  settle(offset, barrier);
+}
+
 void Cta::complete(uint32_t offset, int64_t bytes) { expect(offset, -bytes); }
 
 void Cta::settle(uint32_t offset, Mbarrier& barrier) {

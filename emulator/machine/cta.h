@@ -59,6 +59,7 @@ class Cta {
   Mbarrier& mbarrier(uint32_t offset);  // a Fault where there is none
   void arrive(uint32_t offset, int32_t count);
   void expect(uint32_t offset, int64_t bytes);
+  void lower_expectation(uint32_t offset, uint32_t count);  // in the phases after this one
   void complete(uint32_t offset, int64_t bytes);
   const std::map<uint32_t, Mbarrier>& mbarriers() const { return mbarriers_; }
 

@@ -161,8 +161,7 @@ Operand Lowering::lower(const ptx::Operand& operand, int bits) {
   const auto hidden = [&](Hidden::Kind kind, uint64_t value, const std::string& name) {
     int width = 64;
     if (kind == Hidden::Kind::kShared || kind == Hidden::Kind::kLocal) width = bits == 32 ? 32 : 64;
-    if (kind == Hidden::Kind::kSpecial)
-      width = name.find("64") != std::string::npos || name == "%globaltimer" ? 64 : 32;
+    if (kind == Hidden::Kind::kSpecial) width = name == "%is_explicit_cluster" ? 1 : 32;
     out.bits = int16_t(width);
     for (const Hidden& known : function_.hidden) {
       if (known.kind == kind && known.value == value && known.name == name && known.bits == width) {
@@ -171,7 +170,7 @@ Operand Lowering::lower(const ptx::Operand& operand, int bits) {
       }
     }
     out.offset = function_.register_bytes;
-    function_.register_bytes += kLanes * (width / 8);
+    function_.register_bytes += kLanes * (width > 32 ? 8 : 4);
     function_.hidden.push_back({kind, out.offset, int16_t(width), name, value});
   };
 

@@ -18,6 +18,7 @@ namespace emulator {
 struct Launch {
   const Function* kernel = nullptr;
   Dim3 grid, block, cluster;
+  bool has_cluster = false;  // the launch or the kernel names the cluster's size
   uint32_t dynamic_shared = 0;
   std::vector<std::byte> parameters;  // laid out as the kernel's
   int num_sms = 132;

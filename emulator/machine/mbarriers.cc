@@ -68,8 +68,7 @@ Step arrive(Warp& warp, const Instruction& instruction, Mask mask) {
       if (count > barrier.expected) {
         throw Fault(FaultCode::kIllegalInstruction, "More threads leave an mbarrier than it expects.");
       }
-      barrier.expected -= count;
-      cta->expect(offset, 0);  // writes the bytes in memory anew
+      cta->lower_expectation(offset, count);
     }
     if (expects) cta->expect(offset, warp.get<uint32_t>(instruction.operands[3], lane));
     cta->arrive(offset, int32_t(count));

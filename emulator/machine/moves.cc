@@ -143,8 +143,8 @@ void lower_cvta(Lowering& lowering) {
 
 bool is_in(std::string_view space, uint64_t address, Warp& warp) {
   const uint64_t window = address & kWindowMask;
-  if (space == "shared" || space == "shared::cluster") return window == kSharedWindow;
-  if (space == "shared::cta") {
+  if (space == "shared::cluster") return window == kSharedWindow;
+  if (space == "shared" || space == "shared::cta") {
     return window == kSharedWindow && (address & ~kWindowMask) >> kRankShift == warp.cta().rank();
   }
   if (space == "local") return window == kLocalWindow;

@@ -38,6 +38,12 @@ Box box_of(Warp& warp, const Instruction& instruction, int lane) {
   const auto unknown = [](const char* what) {
     throw Fault(FaultCode::kUnknownInstruction, std::string("The emulator does not know tensors ") + what + ".");
   };
+  // Nobody has written this down; an H200 does so.
+  if (box.origin[0] * int64_t(box.map.element_bytes()) % 16 != 0) {
+    throw Fault(FaultCode::kIllegalInstruction, "The innermost coordinate of a box is " +
+                                                    std::to_string(box.origin[0]) +
+                                                    ", which is no multiple of 16 bytes.");
+  }
   if (box.map.interleave != TensorInterleave::kNone) unknown("that are interleaved");
   if (box.map.swizzle > TensorSwizzle::k128) unknown("swizzled in chunks of more than 16 bytes");
   if (box.map.type > TensorType::kBF16) unknown("of numbers that are rounded on their way");
@@ -109,6 +115,16 @@ Step load_box(Warp& warp, const Instruction& instruction, Mask mask) {
 // ---------------------------------------------------------------------------------------------------------------------
 // From shared into global memory
 
+// Boxes may begin before the tensor where they are loaded; an H200 refuses to store them.
+void need_no_negative_coordinate(const Box& box) {
+  for (const int32_t coordinate : box.origin) {
+    if (coordinate < 0) {
+      throw Fault(FaultCode::kIllegalInstruction,
+                  "A box is stored at the negative coordinate " + std::to_string(coordinate) + ".");
+    }
+  }
+}
+
 // Calls f(global, shared, bytes) with addresses of what belongs to the tensor.
 template <typename F>
 void for_inside(Cta& cta, const Box& box, Access access, F&& f) {
@@ -127,6 +143,7 @@ Step store_box(Warp& warp, const Instruction& instruction, Mask mask) {
   for_lanes(mask, [&](int lane) {
     const Box box = box_of(warp, instruction, lane);
     need_own(cta, box.shared);
+    need_no_negative_coordinate(box);
     cta.issue([&cta, box] {
       for_inside(cta, box, Access::kWrite, [](std::byte* global, const std::byte* shared, uint32_t bytes) {
         std::memcpy(global, shared, bytes);
@@ -174,6 +191,7 @@ Step reduce_box(Warp& warp, const Instruction& instruction, Mask mask) {
       throw Fault(FaultCode::kIllegalInstruction,
                   "The reduction does not exist for the type of the tensor's elements.");
     }
+    need_no_negative_coordinate(box);
     cta.issue([&cta, box, reduction, type] {
       for_inside(cta, box, Access::kAtomic, [&](std::byte* global, const std::byte* shared, uint32_t bytes) {
         reduce(global, shared, bytes, reduction, *type, true);

@@ -8,7 +8,8 @@
 namespace emulator {
 namespace {
 
-constexpr int kSpins = 256;  // backward jumps after which other lanes of a warp have their turn
+constexpr uint32_t kSharedGranularity = 128;  // in which a launch gets shared memory
+constexpr int kSpins = 256;                   // backward jumps after which other lanes of a warp have their turn
 
 std::unique_ptr<std::byte[]> aligned_storage(size_t bytes, std::byte*& begin) {
   constexpr size_t kAlignment = 64;
@@ -64,7 +65,10 @@ std::shared_ptr<Frame> Warp::enter(const Function& function, std::shared_ptr<Fra
           break;
       }
       std::byte* slots = frame->registers + hidden.offset;
-      if (hidden.bits == 64)
+      if (hidden.bits == 1) {
+        if (lane == 0) std::memset(slots, 0, sizeof(Mask));
+        *reinterpret_cast<Mask*>(slots) |= Mask(value) << lane;
+      } else if (hidden.bits == 64)
         reinterpret_cast<uint64_t*>(slots)[lane] = value;
       else
         reinterpret_cast<uint32_t*>(slots)[lane] = uint32_t(value);
@@ -104,10 +108,22 @@ uint32_t component(const Dim3& dims, char axis) { return axis == 'x' ? dims.x : 
 // Names with .x, .y, .z.
 constexpr std::string_view kVectors[] = {"%tid",       "%ntid",       "%ctaid",         "%nctaid",
                                          "%clusterid", "%nclusterid", "%cluster_ctaid", "%cluster_nctaid"};
-constexpr std::string_view kScalars[] = {
-    "%laneid",      "%warpid",      "%nwarpid",     "%lanemask_eq",       "%lanemask_le",
-    "%lanemask_lt", "%lanemask_ge", "%lanemask_gt", "%cluster_ctarank",   "%cluster_nctarank",
-    "%smid",        "%nsmid",       "%gridid",      "%dynamic_smem_size", "%total_smem_size"};
+constexpr std::string_view kScalars[] = {"%laneid",
+                                         "%warpid",
+                                         "%nwarpid",
+                                         "%lanemask_eq",
+                                         "%lanemask_le",
+                                         "%lanemask_lt",
+                                         "%lanemask_ge",
+                                         "%lanemask_gt",
+                                         "%cluster_ctarank",
+                                         "%cluster_nctarank",
+                                         "%smid",
+                                         "%nsmid",
+                                         "%gridid",
+                                         "%dynamic_smem_size",
+                                         "%total_smem_size",
+                                         "%is_explicit_cluster"};
 
 }  // namespace
 
@@ -156,8 +172,10 @@ uint64_t Warp::special(const std::string& name, int lane) const {
   if (is("%smid")) return linear % uint64_t(launch.num_sms);
   if (is("%nsmid")) return uint64_t(launch.num_sms);
   if (is("%gridid")) return 1;
+  if (is("%is_explicit_cluster")) return launch.has_cluster;
   if (is("%dynamic_smem_size")) return launch.dynamic_shared;
-  if (is("%total_smem_size")) return cta_.shared_bytes();
+  if (is("%total_smem_size"))
+    return (cta_.shared_bytes() + kSharedGranularity - 1) / kSharedGranularity * kSharedGranularity;
   std::abort();  // is_constant_special has it, this has not
 }
 
