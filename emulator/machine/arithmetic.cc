@@ -26,6 +26,7 @@ F clamped(int32_t clamp, F value) {
 
 // --- add, sub, mul, fma
 
+// Operands are of at most 24 bits. Of no interest for roots, which are never subnormal.
 template <Operation kOperation>
 double exact_or_odd(double a, double b, double c) {
   switch (kOperation) {
@@ -35,8 +36,12 @@ double exact_or_odd(double a, double b, double c) {
       return add_to_odd(a, -b);
     case Operation::kMultiply:
       return a * b;
-    default:
+    case Operation::kFma:
       return add_to_odd(a * b, c);
+    case Operation::kDivide:
+      return a / b;  // not exact, but between the same numbers of 24 bits
+    default:
+      return a;
   }
 }
 
@@ -53,11 +58,13 @@ T evaluate(const Modes& modes, T a, T b, T c) {
     c = flush_if(flush, c);
     if constexpr (std::is_same_v<T, float>) {
       const float result = rounded(kOperation, Rounding(modes[kRounding]), a, b, c);
-      return clamped(modes[kClamp], flush_if(flush, result));
+      const double exact = exact_or_odd<kOperation>(double(a), double(b), double(c));
+      return clamped(modes[kClamp], flush ? flush_rounded(exact, result) : result);
     } else {
-      const double result = exact_or_odd<kOperation>(to_double(a), to_double(b), to_double(c));
-      const uint32_t code = encode(format_of(T{}), clamped(modes[kClamp], result));
-      return flush_if(flush, from_bits<T>(code));
+      const double exact = exact_or_odd<kOperation>(to_double(a), to_double(b), to_double(c));
+      const double value = clamped(modes[kClamp], exact);
+      const T result = from_bits<T>(encode(format_of(T{}), value));
+      return flush ? flush_rounded(value, result) : result;
     }
   }
 }
@@ -87,7 +94,15 @@ Step fused_multiply_add(Warp& warp, const Instruction& instruction, Mask mask) {
   alignas(64) uint32_t results[kLanes];
   fused_lanes(sources[0], sources[1], sources[2], results);
   if constexpr (kFlushed) {
-    for (int lane = 0; lane < kLanes; ++lane) results[lane] = to_bits(flushed(from_bits<float>(results[lane])));
+    const auto source = [&](int i, int lane) { return double(from_bits<float>(sources[i][lane])); };
+    for (int lane = 0; lane < kLanes; ++lane) {
+      // Seldom, and costly: where it may have been rounded up to the least normal number.
+      if ((results[lane] & 0x7FFFFFFF) == to_bits(0x1p-126f)) {
+        const double exact = add_to_odd(source(0, lane) * source(1, lane), source(2, lane));
+        results[lane] = to_bits(flush_rounded(exact, from_bits<float>(results[lane])));
+      }
+      results[lane] = to_bits(flushed(from_bits<float>(results[lane])));
+    }
   }
   warp.store(instruction.operands[0], results, mask);
   return Step::kNext;
@@ -105,6 +120,9 @@ Handler nearest() {
         b = flushed(b);
       }
       const float result = kOperation == Operation::kAdd ? a + b : kOperation == Operation::kSubtract ? a - b : a * b;
+      if constexpr (kFlushed && kOperation == Operation::kMultiply) {
+        return flush_rounded(double(a) * double(b), canonical(result));
+      }
       return kFlushed ? flushed(canonical(result)) : canonical(result);
     });
   }
@@ -127,34 +145,12 @@ void lower_float(Lowering& lower, Type type) {
     modes[kClamp] = kRelu;
   }
   take_operands(lower, bits_of(type), kIsFma ? 3 : 2);
-  switch (type) {
-    case Type::kF32:
-      if (rounding == Rounding::kNearestEven && modes[kClamp] == kNoClamp) {
-        lower.out.run = modes[kFlush] ? nearest<kOperation, true>() : nearest<kOperation, false>();
-      } else {
-        lower.out.run = general<kOperation, float>();
-      }
-      break;
-    case Type::kF32x2:
-      lower.out.run = general<kOperation, Pair<float>>();
-      break;
-    case Type::kF64:
-      lower.out.run = general<kOperation, double>();
-      break;
-    case Type::kF16:
-      lower.out.run = general<kOperation, Half>();
-      break;
-    case Type::kF16x2:
-      lower.out.run = general<kOperation, Pair<Half>>();
-      break;
-    case Type::kBF16:
-      lower.out.run = general<kOperation, Bfloat>();
-      break;
-    case Type::kBF16x2:
-      lower.out.run = general<kOperation, Pair<Bfloat>>();
-      break;
-    default:
-      lower.unknown("not with this type");
+  if (type == Type::kF32 && rounding == Rounding::kNearestEven && modes[kClamp] == kNoClamp) {
+    lower.out.run = modes[kFlush] ? nearest<kOperation, true>() : nearest<kOperation, false>();
+  } else if (type == Type::kF32x2) {
+    lower.out.run = general<kOperation, Pair<float>>();
+  } else {
+    lower.out.run = for_float(lower, type, []<typename T>(T) { return general<kOperation, T>(); });
   }
 }
 
@@ -223,12 +219,30 @@ void lower_approximation(Lowering& lower) {
   lower.out.run = approximation<kFunction>(flush);
 }
 
-template <float (*kApproximation)(float), void (*kRounded)(Lowering&, Type)>
+// .approx.ftz.f64: of argument and result there are the upper halves, with 20 bits of fraction; the lower ones are zeros.
+template <double (*kFunction)(double)>
+Handler upper_approximation() {
+  return lanewise_costly([](double a) {
+    constexpr uint64_t kUpper = ~uint64_t{0} << 32;
+    const double result = kFunction(flush_if(true, from_bits<double>(to_bits(a) & kUpper)));
+    if (is_nan(a) || is_nan(result)) return from_bits<double>(kNan64);
+    // To nearest, ties away.
+    return flush_if(true, from_bits<double>((to_bits(result) + (uint64_t{1} << 31)) & kUpper));
+  });
+}
+
+double reciprocal_double(double x) { return 1 / x; }
+double reciprocal_square_root_double(double x) { return 1 / std::sqrt(x); }
+
+template <float (*kApproximation)(float), void (*kRounded)(Lowering&, Type), double (*kUpper)(double)>
 void lower_approximation_or_rounded(Lowering& lower) {
   const Type type = lower.need_type();
   if (type != Type::kF32 && type != Type::kF64) lower.unknown("not with this type");
   if (type == Type::kF32 && lower.take("approx")) {
     lower.out.run = approximation<kApproximation>(lower.take("ftz"));
+  } else if (kUpper && lower.take("approx")) {
+    lower.need_one_of({"ftz"});
+    lower.out.run = upper_approximation<kUpper>();
   } else {
     lower.out.modes[kRounding] = int32_t(need_rounding(lower));
     if (type == Type::kF32) lower.out.modes[kFlush] = lower.take("ftz");
@@ -243,10 +257,12 @@ void lower_reciprocal_square_root(Lowering& lower) {
   take_operands(lower, bits_of(type), 1);
   if (type == Type::kF32) {
     lower.out.run = approximation<reciprocal_square_root_float>(lower.take("ftz"));
+  } else if (type == Type::kF64 && lower.take("ftz")) {
+    lower.out.run = upper_approximation<reciprocal_square_root_double>();
   } else if (type == Type::kF64) {
     lower.out.run = lanewise_costly([](double a) {
       const double result = 1 / std::sqrt(a);
-      return result != result && a == a ? from_bits<double>(kNan64) : result;
+      return result != result ? quiet(a == a ? from_bits<double>(kNan64) : a) : result;
     });
   } else {
     lower.unknown("not with this type");
@@ -343,7 +359,7 @@ T extreme(const Modes& modes, T a, T b) {
     a = from_bits<T>(x);
     b = from_bits<T>(y);
     if constexpr (std::is_same_v<T, double>) {
-      if (is_nan(a) && is_nan(b)) return a + b;  // one of them, made quiet
+      if (is_nan(a) && is_nan(b)) return quiet(b);
     }
     if (is_nan(a) && is_nan(b)) return from_bits<T>(Traits::kNan);
     if ((is_nan(a) || is_nan(b)) && modes[kPropagateNan]) return from_bits<T>(Traits::kNan);
@@ -401,31 +417,10 @@ void lower_extreme(Lowering& lower) {
     return;
   }
   take_operands(lower, bits_of(type), 2);
-  switch (type) {
-    case Type::kF32:
-      if (modes[kPropagateNan] || modes[kXorSign]) {
-        lower.out.run = general_extreme<kMaximum, float>();
-      } else {
-        lower.out.run = modes[kExtremeFlush] ? plain_extreme<kMaximum, true>() : plain_extreme<kMaximum, false>();
-      }
-      break;
-    case Type::kF64:
-      lower.out.run = general_extreme<kMaximum, double>();
-      break;
-    case Type::kF16:
-      lower.out.run = general_extreme<kMaximum, Half>();
-      break;
-    case Type::kF16x2:
-      lower.out.run = general_extreme<kMaximum, Pair<Half>>();
-      break;
-    case Type::kBF16:
-      lower.out.run = general_extreme<kMaximum, Bfloat>();
-      break;
-    case Type::kBF16x2:
-      lower.out.run = general_extreme<kMaximum, Pair<Bfloat>>();
-      break;
-    default:
-      lower.unknown("not with this type");
+  if (type == Type::kF32 && !modes[kPropagateNan] && !modes[kXorSign]) {
+    lower.out.run = modes[kExtremeFlush] ? plain_extreme<kMaximum, true>() : plain_extreme<kMaximum, false>();
+  } else {
+    lower.out.run = for_float(lower, type, []<typename T>(T) { return general_extreme<kMaximum, T>(); });
   }
 }
 
@@ -440,8 +435,12 @@ T with_sign(const Modes& modes, T a) {
   } else {
     using Traits = FloatBits<T>;
     a = flush_if(modes[0], a);
-    // The shorter types pass through an adder, which knows one NaN.
-    if (!std::is_same_v<T, double> && is_nan(a)) return from_bits<T>(Traits::kNan);
+    // They pass through an adder, which knows one NaN of the shorter types, and leaves those of f64 their sign.
+    if constexpr (std::is_same_v<T, double>) {
+      if (is_nan(a)) return quiet(a);
+    } else if (is_nan(a)) {
+      return from_bits<T>(Traits::kNan);
+    }
     const auto bits = to_bits(a);
     return from_bits<T>(kSign == Sign::kNegate ? bits ^ Traits::kSign : bits & (Traits::kSign - 1));
   }
@@ -460,28 +459,7 @@ void lower_sign(Lowering& lower) {
   }
   if (type == Type::kF32 || type == Type::kF16 || type == Type::kF16x2) lower.out.modes[0] = lower.take("ftz");
   take_operands(lower, bits_of(type), 1);
-  switch (type) {
-    case Type::kF32:
-      lower.out.run = sign_handler<kSign, float>();
-      break;
-    case Type::kF64:
-      lower.out.run = sign_handler<kSign, double>();
-      break;
-    case Type::kF16:
-      lower.out.run = sign_handler<kSign, Half>();
-      break;
-    case Type::kF16x2:
-      lower.out.run = sign_handler<kSign, Pair<Half>>();
-      break;
-    case Type::kBF16:
-      lower.out.run = sign_handler<kSign, Bfloat>();
-      break;
-    case Type::kBF16x2:
-      lower.out.run = sign_handler<kSign, Pair<Bfloat>>();
-      break;
-    default:
-      lower.unknown("not with this type");
-  }
+  lower.out.run = for_float(lower, type, []<typename T>(T) { return sign_handler<kSign, T>(); });
 }
 
 template <typename T>
@@ -565,8 +543,8 @@ void add_arithmetic(InstructionSet& set) {
   set["mad"] = lower_either<Operation::kFma, lower_integer_multiply_add>;
   set["fma"] = lower_fma;
   set["div"] = lower_divide;
-  set["rcp"] = lower_approximation_or_rounded<reciprocal_float, lower_rounded_reciprocal>;
-  set["sqrt"] = lower_approximation_or_rounded<square_root_float, lower_rounded_square_root>;
+  set["rcp"] = lower_approximation_or_rounded<reciprocal_float, lower_rounded_reciprocal, reciprocal_double>;
+  set["sqrt"] = lower_approximation_or_rounded<square_root_float, lower_rounded_square_root, nullptr>;
   set["rsqrt"] = lower_reciprocal_square_root;
   set["ex2"] = lower_exp2;
   set["lg2"] = lower_approximation<log2_float>;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 
@@ -59,6 +60,7 @@ template <>
 struct FloatBits<float> {
   using Bits = uint32_t;
   static constexpr Bits kSign = 0x80000000, kExponent = 0x7F800000, kNan = kNan32, kOne = 0x3F800000;
+  static constexpr double kLeast = 0x1p-126;  // normal number
 };
 template <>
 struct FloatBits<double> {
@@ -70,11 +72,13 @@ template <>
 struct FloatBits<Half> {
   using Bits = uint16_t;
   static constexpr Bits kSign = 0x8000, kExponent = 0x7C00, kNan = kNan16, kOne = 0x3C00;
+  static constexpr double kLeast = 0x1p-14;
 };
 template <>
 struct FloatBits<Bfloat> {
   using Bits = uint16_t;
   static constexpr Bits kSign = 0x8000, kExponent = 0x7F80, kNan = kNan16, kOne = 0x3F80;
+  static constexpr double kLeast = 0x1p-126;
 };
 
 template <typename T>
@@ -94,11 +98,40 @@ T flush_if(bool flush, T value) {
   return flush && (bits & Traits::kExponent) == 0 ? from_bits<T>(bits & Traits::kSign) : value;
 }
 
+// What rounding made of a number. Whether it is subnormal is known before that: one that was rounded up to the least
+// normal number becomes zero, too. `exact`: the number, or add_to_odd's instead of it.
+template <typename T>
+T flush_rounded(double exact, T result) {
+  using Traits = FloatBits<T>;
+  return std::fabs(exact) < Traits::kLeast ? from_bits<T>(to_bits(result) & Traits::kSign) : result;
+}
+
 inline const Format& format_of(Half) { return kHalfFormat; }
 inline const Format& format_of(Bfloat) { return kBfloatFormat; }
 
 inline double to_double(float value) { return value; }
 inline double to_double(double value) { return value; }
+
+// Calls make(T{}) with the C++ type of f32, f64, f16, bf16 or a pair of the last two.
+template <typename F>
+Handler for_float(const Lowering& lower, Type type, F&& make) {
+  switch (type) {
+    case Type::kF32:
+      return make(float{});
+    case Type::kF64:
+      return make(double{});
+    case Type::kF16:
+      return make(Half{});
+    case Type::kF16x2:
+      return make(Pair<Half>{});
+    case Type::kBF16:
+      return make(Bfloat{});
+    case Type::kBF16x2:
+      return make(Pair<Bfloat>{});
+    default:
+      lower.unknown("not with this type");
+  }
+}
 
 template <typename T>
 inline constexpr bool kIsPair = false;

@@ -106,7 +106,7 @@ void lower_named_barrier(Lowering& lowering, bool is_aligned) {
 Step arrive_at_cluster(Warp& warp, const Instruction&, Mask mask) {
   Cluster& cluster = warp.cta().cluster();
   for_lanes(mask, [&](int lane) {
-    if (warp.cluster_arrival(lane) > cluster.cluster_generation) {
+    if (warp.cluster_arrival(lane) != 0) {
       throw Fault(FaultCode::kIllegalInstruction,
                   "Lane " + std::to_string(lane) + " arrives at the cluster's barrier twice without waiting.");
     }
@@ -127,7 +127,9 @@ Step wait_for_cluster(Warp& warp, const Instruction&, Mask mask) {
     }
     passed &= warp.cluster_arrival(lane) <= cluster.cluster_generation;
   });
-  return passed ? Step::kNext : warp.wait_for(Wait::Kind::kClusterBarrier);
+  if (!passed) return warp.wait_for(Wait::Kind::kClusterBarrier);
+  for_lanes(mask, [&](int lane) { warp.set_cluster_arrival(lane, 0); });
+  return Step::kNext;
 }
 
 void lower_cluster_barrier(Lowering& lowering) {

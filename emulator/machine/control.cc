@@ -173,13 +173,22 @@ Step call_function(Warp& warp, const Instruction& instruction, Mask mask) {
   const Frame& caller = *warp.fragment().frame;
   const Call& call = caller.function->calls[size_t(instruction.modes[0])];
   const Function& callee = caller.function->module->function(*call.callee);
-  const uint32_t from = caller.local_base;
-  warp.call(mask, callee, warp.fragment().pc + 1);
-  const uint32_t to = warp.fragment().frame->local_base;
+  // Arguments are read before the callee's registers take the place of the caller's.
+  std::vector<std::byte> values;
   for (const Call::Copy& copy : call.arguments) {
-    for_lanes(mask, [&](int lane) {
-      std::memcpy(warp.local(lane) + to + copy.callee, warp.local(lane) + from + copy.caller, copy.bytes);
-    });
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const std::byte* from = copy.operand >= 0 ? warp.bytes(instruction.operands[copy.operand], lane)
+                                                : warp.local(lane) + caller.local_base + copy.caller;
+      values.insert(values.end(), from, from + copy.bytes);
+    }
+  }
+  warp.call(mask, callee, warp.fragment().pc + 1);
+  const Frame& frame = *warp.fragment().frame;
+  const std::byte* value = values.data();
+  for (const Call::Copy& copy : call.arguments) {
+    for (int lane = 0; lane < kLanes; ++lane, value += copy.bytes) {
+      if (mask >> lane & 1) std::memcpy(warp.parameter(frame, copy, lane), value, copy.bytes);
+    }
   }
   return Step::kBranch;
 }
@@ -197,6 +206,8 @@ void lower_call(Lowering& lowering) {
   if (!call.callee) lowering.unknown("what it calls is not known before it runs");
   // Where the callee has its parameters follows from their order, as when it is lowered.
   uint64_t end = 0;
+  int registers = 0;  // those that are results come first, then parameters
+  for (const auto& result : call.callee->results) registers += result->space == ptx::Space::kRegister;
   const auto match = [&](const auto& variables, const ptx::Operand* given, std::vector<Call::Copy>& copies) {
     for (size_t i = 0; i < variables.size(); ++i) {
       const ptx::Variable& variable = *variables[i];
@@ -204,11 +215,17 @@ void lower_call(Lowering& lowering) {
       end = offset + variable.size;
       if (!given || i >= given->elements.size()) lowering.unknown("arguments are missing");
       const ptx::Operand& element = given->elements[i];
-      if (element.kind != Kind::kVariable) lowering.unknown("an argument is no variable");
-      copies.push_back({uint32_t(caller.places.at(element.variable)), uint32_t(offset), uint32_t(variable.size)});
+      Call::Copy copy{0, uint32_t(offset), uint32_t(variable.size)};
+      if (element.kind == Kind::kVariable)
+        copy.caller = uint32_t(caller.places.at(element.variable));
+      else
+        copy.operand = lowering.source(element, int(variable.size) * 8);
+      if (variable.space == ptx::Space::kRegister) copy.callee_register = registers++;
+      copies.push_back(copy);
     }
   };
   match(call.callee->parameters, arguments, call.arguments);
+  registers = 0;
   match(call.callee->results, results, call.results);
   if (call.callee->is_defined) {
     lowering.out.run = call_function;

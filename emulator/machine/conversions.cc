@@ -68,13 +68,19 @@ uint64_t integer_to_integer(uint64_t raw, IntegerKind from, IntegerKind to, bool
 
 double read_float(uint64_t raw, Type type, bool flush) {
   switch (type) {
-    case Type::kF16:
-      return to_float(Half{uint16_t(raw)});
+    case Type::kF16: {
+      const Half value{uint16_t(raw)};
+      if (!is_nan(value)) return to_float(value);
+      // With its sign and payload, which is seen where it becomes an f64.
+      const uint64_t sign = raw >> 15 & 1, fraction = raw & 0x3FF;
+      return std::bit_cast<double>(sign << 63 | uint64_t{0x7FF8} << 48 | fraction << 42);
+    }
     case Type::kBF16:
       return to_float(Bfloat{uint16_t(raw)});
     case Type::kF32: {
       const float value = std::bit_cast<float>(uint32_t(raw));
-      return flush ? flushed(value) : value;
+      // What flushes is an operation of f32, which knows one NaN; others of f64 keep its payload.
+      return flush ? canonical(flushed(value)) : value;
     }
     default:
       return std::bit_cast<double>(raw);
@@ -91,7 +97,7 @@ uint64_t write_float(double value, Type type, Rounding rounding, int32_t flags) 
     case Type::kBF16:
       return encode(kBfloatFormat, value, rounding, finite);
     case Type::kTF32:
-      return value != value ? kNan32 : encode(kTf32Format, value, rounding, finite) << 13;
+      return encode(kTf32Format, value, rounding, finite) << 13;
     case Type::kF32: {
       const float result = std::bit_cast<float>(encode(kFloatFormat, value, rounding));
       return std::bit_cast<uint32_t>(flags & kFlush ? flushed(result) : result);
@@ -99,6 +105,27 @@ uint64_t write_float(double value, Type type, Rounding rounding, int32_t flags) 
     default:
       return std::bit_cast<uint64_t>(value);
   }
+}
+
+const Format& format_of(Type type) {
+  return type == Type::kF16 ? kHalfFormat : type == Type::kBF16 ? kBfloatFormat : kFloatFormat;
+}
+
+uint64_t float_to_float(uint64_t raw, Type from, Type to, Rounding rounding, int32_t flags) {
+  // A shift also on a GPU: the payload of a NaN is kept.
+  if (from == Type::kBF16 && to == Type::kF32 && flags == 0) return (raw & 0xFFFF) << 16;
+  double value = read_float(raw, from, flags & kFlush);
+  if (value != value && to == Type::kTF32 && rounding == Rounding::kNearestAway) {
+    // Computed with the bits of an integer, for which NaNs are numbers that are too large, as infinities are.
+    constexpr uint32_t kPlace = 1u << 13;
+    const uint32_t code = uint32_t(raw) & ~(kPlace - 1);
+    return flags & kFinite ? code - kPlace : code;
+  }
+  if (value != value && from == Type::kF64 && to != Type::kF64 && !(flags & kSaturate)) {
+    return encode_nan(format_of(to), value);
+  }
+  if (flags & kToIntegers) value = round_to_integer(value, rounding);
+  return write_float(value, to, rounding, flags);
 }
 
 uint64_t float_to_integer(double value, Type from, IntegerKind to, Rounding rounding) {
@@ -140,16 +167,10 @@ Step convert(Warp& warp, const Instruction& instruction, Mask mask) {
       result = integer_to_integer(raw, *from_integer, *to_integer, flags & kSaturate);
     } else if (from_integer) {
       result = integer_to_float(raw, *from_integer, to, rounding, flags);
-    } else if (from == Type::kBF16 && to == Type::kF32 && flags == 0) {
-      result = (raw & 0xFFFF) << 16;  // a shift also on a GPU: the payload of a NaN is kept
+    } else if (to_integer) {
+      result = float_to_integer(read_float(raw, from, flags & kFlush), from, *to_integer, rounding);
     } else {
-      double value = read_float(raw, from, flags & kFlush);
-      if (to_integer) {
-        result = float_to_integer(value, from, *to_integer, rounding);
-      } else {
-        if (flags & kToIntegers) value = round_to_integer(value, rounding);
-        result = write_float(value, to, rounding, flags);
-      }
+      result = float_to_float(raw, from, to, rounding, flags);
     }
     warp.put_any(instruction.operands[0], lane, result);
   });
@@ -175,7 +196,7 @@ Handler quick_conversion(Type to, Type from, Rounding rounding, int32_t flags) {
     if (to == Type::kF32 && from == Type::kF16) return lanewise([](Half a) { return to_float(a); });
     if (to == Type::kF32 && from == Type::kS32) return lanewise([](int32_t a) { return float(a); });
     if (to == Type::kF32 && from == Type::kU32) return lanewise([](uint32_t a) { return float(a); });
-    if (to == Type::kF32 && from == Type::kF64) return lanewise([](double a) { return canonical(float(a)); });
+    if (to == Type::kF32 && from == Type::kF64) return lanewise([](double a) { return to_float(a); });
     if (to == Type::kF64 && from == Type::kF32) return lanewise([](float a) { return double(a); });
     if (to == Type::kF64 && from == Type::kS32) return lanewise([](int32_t a) { return double(a); });
   }
@@ -427,7 +448,10 @@ void lower_cvt(Lowering& lower) {
   modes[kTo] = int32_t(to);
   modes[kFrom] = int32_t(from);
   lower_rounding(lower, to, from, rounding);
-  if ((to == Type::kF32 || from == Type::kF32) && lower.take("ftz")) modes[kFlags] |= kFlush;
+  if ((to == Type::kF32 || from == Type::kF32) && lower.take("ftz")) {
+    // Subnormal floats are below all halves but for what rounding up makes of them, and a GPU does not flush them there.
+    if (to != Type::kF16) modes[kFlags] |= kFlush;
+  }
   if (lower.take("sat")) {
     // From floats to integers it is clamped anyway.
     if (!(integer_kind(to) && is_float(from))) modes[kFlags] |= kSaturate;

@@ -83,6 +83,7 @@ class Lowering {
   int predicate(int i);              // may be negated
   int predicate_destination(int i);  // or a sink
   int address(int i);                // [register + displacement]
+  int carry();                       // not in the text: the carry flag, a predicate of the function
   // The elements of a vector operand (of a plain operand: itself); returns the place of the first.
   int sources(int i, int bits, size_t* count = nullptr);
   int destinations(int i, int bits, size_t* count = nullptr);

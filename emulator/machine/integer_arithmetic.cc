@@ -211,11 +211,17 @@ uint32_t highest_bit(T value) {
   return uint32_t(std::bit_width(Unsigned(value < 0 ? ~value : value))) - 1;
 }
 
+// Positions and lengths of 32 bits are in the lowest byte of a register; for 64 bits all of it counts.
+template <typename T>
+void limit_field(uint32_t& position, uint32_t& length) {
+  position = sizeof(T) == 8 ? std::min(position, 0xFFu) : position & 0xFF;
+  length = sizeof(T) == 8 ? std::min(length, 0xFFu) : length & 0xFF;
+}
+
 template <typename T>
 T extract_bits(T value, uint32_t position, uint32_t length) {
   constexpr uint32_t kBits = 8 * sizeof(T);
-  position &= 0xFF;
-  length &= 0xFF;
+  limit_field<T>(position, length);
   if (length == 0) return 0;
   const uint32_t highest = std::min(position + length - 1, kBits - 1);
   const T sign = std::is_signed_v<T> && (value >> highest & 1) ? T(-1) : T(0);
@@ -227,8 +233,7 @@ T extract_bits(T value, uint32_t position, uint32_t length) {
 template <typename T>
 T insert_bits(T from, T into, uint32_t position, uint32_t length) {
   constexpr uint32_t kBits = 8 * sizeof(T);
-  position &= 0xFF;
-  length &= 0xFF;
+  limit_field<T>(position, length);
   if (position >= kBits || length == 0) return into;
   const T field = length >= kBits ? T(-1) : (T(1) << length) - 1;
   return (into & ~(field << position)) | ((from & field) << position);
@@ -370,6 +375,58 @@ Handler pair_handler() {
   });
 }
 
+// --- Sums and differences of several words
+
+enum class Carrying { kAdd, kSubtract, kMultiplyAdd };
+constexpr int kReadsCarry = 0, kWritesCarry = 1, kUpperProduct = 2;
+
+// The flag is the carry out of a sum, and of a difference the borrow.
+template <Carrying kOperation, typename T>
+Step with_carry(Warp& warp, const Instruction& instruction, Mask mask) {
+  using Unsigned = std::make_unsigned_t<T>;
+  const Modes& modes = instruction.modes;
+  const Operand* operands = instruction.operands;
+  const Operand& flag = operands[kOperation == Carrying::kMultiplyAdd ? 4 : 3];
+  const Mask in = modes[kReadsCarry] ? warp.predicate(flag) : 0;
+  Mask out = 0;
+  for_lanes(mask, [&](int lane) {
+    T a = warp.get<T>(operands[1], lane), b = warp.get<T>(operands[2], lane);
+    if constexpr (kOperation == Carrying::kMultiplyAdd) {
+      a = modes[kUpperProduct] ? high_product(a, b) : low_product(a, b);
+      b = warp.get<T>(operands[3], lane);
+    }
+    const Wide<Unsigned> first = Unsigned(a), second = Wide<Unsigned>(Unsigned(b)) + (in >> lane & 1);
+    const Wide<Unsigned> result = kOperation == Carrying::kSubtract ? first - second : first + second;
+    out |= Mask(result >> (8 * sizeof(T)) & 1) << lane;
+    warp.put<T>(operands[0], lane, T(result));
+  });
+  if (modes[kWritesCarry]) warp.set_predicate(flag, out, mask);
+  return Step::kNext;
+}
+
+// With .cc, if there is one, taken.
+template <Carrying kOperation>
+void lower_carrying(Lowering& lower, Type type, bool reads, bool writes) {
+  constexpr bool kIsMultiplyAdd = kOperation == Carrying::kMultiplyAdd;
+  lower.out.modes[kReadsCarry] = reads;
+  lower.out.modes[kWritesCarry] = writes;
+  if (bits_of(type) == 16) lower.unknown("not with this type");
+  if (kIsMultiplyAdd) lower.out.modes[kUpperProduct] = need_part(lower, false) == Part::kHigh;
+  take_operands(lower, bits_of(type), kIsMultiplyAdd ? 3 : 2);
+  lower.carry();
+  lower.out.run = for_integer(lower, type, []<typename T>(T) -> Handler {
+    if constexpr (sizeof(T) == 2) return nullptr;
+    return with_carry<kOperation, T>;
+  });
+}
+
+// addc, subc, madc
+template <Carrying kOperation>
+void lower_with_carry_in(Lowering& lower) {
+  const bool writes = lower.take("cc");
+  lower_carrying<kOperation>(lower, lower.need_type(), true, writes);
+}
+
 template <bool kMaximum>
 void lower_integer_extreme(Lowering& lower, Type type) {
   if (type == Type::kS32) lower.out.modes[0] = lower.take("relu");
@@ -401,6 +458,7 @@ bool is_integer(Type type) {
 }
 
 void lower_integer_add(Lowering& lower, Type type) {
+  if (lower.take("cc")) return lower_carrying<Carrying::kAdd>(lower, type, false, true);
   const bool saturate = type == Type::kS32 && lower.take("sat");
   take_operands(lower, bits_of(type), 2);
   if (saturate) {
@@ -412,6 +470,7 @@ void lower_integer_add(Lowering& lower, Type type) {
 }
 
 void lower_integer_subtract(Lowering& lower, Type type) {
+  if (lower.take("cc")) return lower_carrying<Carrying::kSubtract>(lower, type, false, true);
   const bool saturate = type == Type::kS32 && lower.take("sat");
   take_operands(lower, bits_of(type), 2);
   if (saturate) {
@@ -442,6 +501,7 @@ void lower_integer_multiply(Lowering& lower, Type type) {
 }
 
 void lower_integer_multiply_add(Lowering& lower, Type type) {
+  if (lower.take("cc")) return lower_carrying<Carrying::kMultiplyAdd>(lower, type, false, true);
   switch (need_part(lower, true)) {
     case Part::kLow:
       take_operands(lower, bits_of(type), 3);
@@ -512,6 +572,9 @@ void lower_integer_pair(Lowering& lower, bool is_signed, PairOperation operation
 }
 
 void add_integer_arithmetic(InstructionSet& set) {
+  set["addc"] = lower_with_carry_in<Carrying::kAdd>;
+  set["subc"] = lower_with_carry_in<Carrying::kSubtract>;
+  set["madc"] = lower_with_carry_in<Carrying::kMultiplyAdd>;
   set["rem"] = lower_remainder;
   set["sad"] = lower_sum_of_differences;
   set["mul24"] = lower_24<false>;

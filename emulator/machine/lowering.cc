@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "emulator/machine/instruction_set.h"
+#include "emulator/machine/warp.h"
 
 namespace emulator {
 namespace {
@@ -54,6 +55,17 @@ std::vector<std::byte> broadcast(Slot value) {
   std::vector<std::byte> bank(kLanes * sizeof(Slot));
   for (int lane = 0; lane < kLanes; ++lane) std::memcpy(&bank[lane * sizeof(Slot)], &value, sizeof(Slot));
   return bank;
+}
+
+// The one that fits, or a new one; where it is in the frame's registers.
+uint32_t hidden_register(Function& function, Hidden::Kind kind, uint64_t value, const std::string& name, int16_t bits) {
+  for (const Hidden& known : function.hidden) {
+    if (known.kind == kind && known.value == value && known.name == name && known.bits == bits) return known.offset;
+  }
+  const uint32_t offset = function.register_bytes;
+  function.register_bytes += kLanes * (bits > 32 ? 8 : 4);
+  function.hidden.push_back({kind, offset, bits, name, value});
+  return offset;
 }
 
 }  // namespace
@@ -163,15 +175,7 @@ Operand Lowering::lower(const ptx::Operand& operand, int bits) {
     if (kind == Hidden::Kind::kShared || kind == Hidden::Kind::kLocal) width = bits == 32 ? 32 : 64;
     if (kind == Hidden::Kind::kSpecial) width = name == "%is_explicit_cluster" ? 1 : 32;
     out.bits = int16_t(width);
-    for (const Hidden& known : function_.hidden) {
-      if (known.kind == kind && known.value == value && known.name == name && known.bits == width) {
-        out.offset = known.offset;
-        return;
-      }
-    }
-    out.offset = function_.register_bytes;
-    function_.register_bytes += kLanes * (width > 32 ? 8 : 4);
-    function_.hidden.push_back({kind, out.offset, int16_t(width), name, value});
+    out.offset = hidden_register(function_, kind, value, name, out.bits);
   };
 
   using Kind = ptx::Operand::Kind;
@@ -200,6 +204,7 @@ Operand Lowering::lower(const ptx::Operand& operand, int bits) {
       return out;
     }
     case Kind::kSpecial:
+      if (!is_constant_special(operand.name)) unknown("it reads " + operand.name);
       hidden(Hidden::Kind::kSpecial, 0, operand.name);
       return out;
     case Kind::kVariable: {
@@ -279,6 +284,14 @@ int Lowering::predicate_destination(const ptx::Operand& operand) {
 }
 
 int Lowering::predicate_destination(int i) { return predicate_destination(operand(i)); }
+
+int Lowering::carry() {
+  Operand out;
+  out.bits = 1;
+  // Of a kind whose values are what they are: it begins as zero.
+  out.offset = hidden_register(function_, Hidden::Kind::kGlobal, 0, "CC.CF", out.bits);
+  return append(out);
+}
 
 int Lowering::address(int i) {
   const ptx::Operand& given = operand(i);

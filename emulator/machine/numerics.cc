@@ -55,10 +55,15 @@ double integer_to_double(Integer value, Rounding rounding) {
 }
 
 // One bit pattern for NaNs: floats have no payload, doubles keep that of an operand.
-float with_nan(float result, float, float, float) { return canonical(result); }
-double with_nan(double result, double a, double b, double c) {
-  const bool generated = result != result && a == a && b == b && c == c;
-  return generated ? std::bit_cast<double>(kNan64) : result;
+float with_nan(Operation, float result, float, float, float) { return canonical(result); }
+double with_nan(Operation operation, double result, double a, double b, double c) {
+  if (result == result) return result;
+  // The quotient comes of a routine that looks at the dividend first.
+  if (operation == Operation::kDivide && a != a) return quiet(a);
+  for (const double operand : {b, c, a}) {
+    if (operand != operand) return quiet(operand);
+  }
+  return std::bit_cast<double>(kNan64);
 }
 
 // 2^x by Taylor's series around the nearest integer. Written so that loops of it are vectorised.
@@ -179,6 +184,12 @@ uint32_t encode(const Format& format, double value, Rounding rounding, bool fini
   return format.specials == Format::Specials::kIeee ? sign | (format.largest() + 1) : format.nan;
 }
 
+uint32_t encode_nan(const Format& format, double nan) {
+  const uint64_t bits = std::bit_cast<uint64_t>(quiet(nan));
+  const uint32_t fraction = uint32_t(bits >> (52 - format.fraction_bits)) & ((1u << format.fraction_bits) - 1);
+  return (bits >> 63 ? format.sign() : 0) | (format.largest() + 1) | fraction;
+}
+
 double decode(const Format& format, uint32_t code) {
   const uint32_t magnitude = code & (format.sign() - 1);
   double value;
@@ -241,12 +252,13 @@ F rounded(Operation operation, Rounding rounding, F a_value, F b_value, F c_valu
         break;
     }
   }
-  return with_nan(F(result), a_value, b_value, c_value);
+  return with_nan(operation, F(result), a_value, b_value, c_value);
 }
 template float rounded(Operation, Rounding, float, float, float);
 template double rounded(Operation, Rounding, double, double, double);
 
 double round_to_integer(double value, Rounding rounding) {
+  if (value != value) return quiet(value);
   switch (rounding) {
     case Rounding::kNearestEven:
       return std::nearbyint(value);

@@ -62,6 +62,8 @@ inline constexpr Format kE2M1Format{2, 1, Format::Specials::kNone, 0x07};
 // `finite`: what is too large becomes the largest number (.satfinite); so it does in formats without infinity or NaN.
 uint32_t encode(const Format& format, double value, Rounding rounding = Rounding::kNearestEven, bool finite = false);
 double decode(const Format& format, uint32_t code);
+// A NaN with its sign and as much of its payload as there is room for, made quiet. For formats of Specials::kIeee.
+uint32_t encode_nan(const Format& format, double nan);
 
 // Powers of two, from 2^-127 on; 255 is NaN. The sign of a value does not count.
 uint8_t encode_ue8m0(double value, Rounding rounding, bool finite);
@@ -75,6 +77,11 @@ inline float canonical(float value) { return value == value ? value : std::bit_c
 inline float flushed(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   return std::bit_cast<float>((bits & 0x7F800000) == 0 ? bits & 0x80000000 : bits);
+}
+
+// NaNs become quiet, and are what they were otherwise.
+inline double quiet(double value) {
+  return value == value ? value : std::bit_cast<double>(std::bit_cast<uint64_t>(value) | uint64_t{1} << 51);
 }
 
 // Clamped to [0, 1]; NaNs become 0.
@@ -109,7 +116,8 @@ void fused_lanes(const uint32_t* a, const uint32_t* b, const uint32_t* c, uint32
 
 enum class Operation { kAdd, kSubtract, kMultiply, kFma, kDivide, kSquareRoot };
 
-// The operation on as many of the operands as it has, rounded as asked (not kNearestAway). F: float or double.
+// The operation on as many of the operands as it has, rounded as asked (not kNearestAway). F: float or double. Where
+// operands are NaNs, doubles are one of them, made quiet: a goes before b in quotients, elsewhere it is b, c, a.
 template <typename F>
 F rounded(Operation operation, Rounding rounding, F a, F b = 0, F c = 0);
 
@@ -117,6 +125,12 @@ F rounded(Operation operation, Rounding rounding, F a, F b = 0, F c = 0);
 double round_to_integer(double value, Rounding rounding);
 
 float to_float(double value, Rounding rounding);
+// To nearest; NaNs as encode_nan has them.
+inline float to_float(double value) {
+  const uint64_t bits = std::bit_cast<uint64_t>(value);
+  const uint32_t nan = uint32_t(bits >> 32 & 0x80000000) | 0x7FC00000 | uint32_t(bits >> 29 & 0x003FFFFF);
+  return value == value ? float(value) : std::bit_cast<float>(nan);
+}
 float to_float(int64_t value, Rounding rounding);
 float to_float(uint64_t value, Rounding rounding);
 // As add_to_odd does.

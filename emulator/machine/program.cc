@@ -21,8 +21,11 @@ std::string text_of(const ptx::Instruction& instruction) {
 }
 
 // What stands in the place of an instruction that has no handler: an error, but only where it is executed.
-Step unknown_instruction(Warp&, const Instruction& instruction, Mask) {
-  throw Fault(FaultCode::kUnknownInstruction, "The emulator does not know " + text_of(*instruction.text) + ".");
+Step unknown_instruction(Warp& warp, const Instruction& instruction, Mask) {
+  const auto& reasons = warp.fragment().frame->function->unknown;
+  const auto reason = reasons.find(instruction.text);
+  throw Fault(FaultCode::kUnknownInstruction, "The emulator does not know " + text_of(*instruction.text) +
+                                                  (reason == reasons.end() ? "." : ": " + reason->second + "."));
 }
 
 void lower(const ptx::Instruction& text, Instruction& out, Function& function) {
@@ -39,7 +42,8 @@ void lower(const ptx::Instruction& text, Instruction& out, Function& function) {
     Lowering lowering(text, out, function);
     found->second(lowering);
     lowering.finish();
-  } catch (const UnknownForm&) {
+  } catch (const UnknownForm& form) {
+    function.unknown[&text] = form.what();
     out.run = unknown_instruction;
     out.is_aligned = false;
   }

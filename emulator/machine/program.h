@@ -75,6 +75,8 @@ struct Call {
   struct Copy {
     uint32_t caller, callee;  // offsets in local memory, from where the function's begins
     uint32_t bytes;
+    int operand = -1;          // the caller's, where it passes a register or a constant instead
+    int callee_register = -1;  // likewise, where the parameter is a register
   };
   const ptx::Function* callee = nullptr;
   std::vector<Copy> arguments, results;
@@ -89,12 +91,13 @@ struct Function {
   std::vector<Hidden> hidden;
   std::vector<Call> calls;  // modes[0] of a call says which
   uint32_t register_bytes = 0;
-  uint32_t local_bytes = 0;                                   // of a thread
-  uint32_t parameter_bytes = 0;                               // of a kernel
-  uint32_t static_shared = 0;                                 // bytes of shared variables, from where they begin
-  uint32_t dynamic_alignment = 1;                             // of the .extern .shared array
-  std::unordered_map<const ptx::Variable*, uint64_t> places;  // offsets of its variables in their spaces
-  std::vector<uint32_t> register_places;                      // of the text's registers
+  uint32_t local_bytes = 0;                                          // of a thread
+  uint32_t parameter_bytes = 0;                                      // of a kernel
+  uint32_t static_shared = 0;                                        // bytes of shared variables, from where they begin
+  uint32_t dynamic_alignment = 1;                                    // of the .extern .shared array
+  std::unordered_map<const ptx::Variable*, uint64_t> places;         // offsets of its variables in their spaces
+  std::vector<uint32_t> register_places;                             // of the text's registers
+  std::unordered_map<const ptx::Instruction*, std::string> unknown;  // why nobody knows how to execute them
 
   bool is_parameter(const ptx::Variable* variable) const;
 };

@@ -88,11 +88,10 @@ std::string waits_for(const Warp& warp, const Fragment& fragment, Cta& cta) {
   return text.str();
 }
 
-std::string kernel_of(const Warp& warp) {
-  // The kernel is at the bottom of every stack.
-  const Frame* frame = warp.fragments().empty() ? nullptr : warp.fragments()[0].frame.get();
-  while (frame && frame->caller) frame = frame->caller.get();
-  return frame ? demangled(frame->function->text->name) : "?";
+std::string kernel_of(Warp& warp) { return demangled(warp.cta().grid().launch.kernel->text->name); }
+
+bool has(const Function& function, const Instruction* instruction) {
+  return instruction >= function.code.data() && instruction < function.code.data() + function.code.size();
 }
 
 }  // namespace
@@ -104,10 +103,11 @@ Report describe(const Fault& fault, const Cluster& cluster) {
     text << "\n  kernel " << kernel_of(*warp) << "\n  CTA " << triple(warp->cta().index()) << ", warp " << warp->index()
          << ", lanes " << lanes_of(warp->executing());
     if (const Instruction* instruction = warp->instruction(); instruction && instruction->text) {
-      const Function* function = nullptr;
+      // The kernel's, even of a copy that is done after its warp has exited; or that of a function called.
+      const Function* kernel = warp->cta().grid().launch.kernel;
+      const Function* function = has(*kernel, instruction) ? kernel : nullptr;
       for (const Fragment& fragment : warp->fragments()) {
-        const auto& code = function_of(fragment).code;
-        if (instruction >= code.data() && instruction < code.data() + code.size()) function = &function_of(fragment);
+        if (has(function_of(fragment), instruction)) function = &function_of(fragment);
       }
       if (function) text << "\n  at " << source_of(*function, *instruction->text);
       text << ": " << words(*instruction->text);

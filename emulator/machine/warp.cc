@@ -267,15 +267,24 @@ void Warp::return_from_function(Mask lanes) {
   const uint32_t pc = back.frame->return_to;
   const std::shared_ptr<Frame> callee = back.frame;
   back.frame = callee->caller;
-  const Function& caller = *back.frame->function;
-  for (const Call::Copy& copy : caller.calls[size_t(caller.code[pc - 1].modes[0])].results) {
-    for_lanes(lanes, [&](int lane) {
-      std::memcpy(local(lane) + back.frame->local_base + copy.caller, local(lane) + callee->local_base + copy.callee,
-                  copy.bytes);
-    });
-  }
   back.pc = pc;
   registers_ = back.frame->registers;
+  const Function& caller = *back.frame->function;
+  const Instruction& site = caller.code[pc - 1];
+  for (const Call::Copy& copy : caller.calls[size_t(site.modes[0])].results) {
+    for_lanes(lanes, [&](int lane) {
+      const std::byte* from = parameter(*callee, copy, lane);
+      std::memcpy(copy.operand >= 0 ? target_bytes(site.operands[copy.operand], lane)
+                                    : local(lane) + back.frame->local_base + copy.caller,
+                  from, copy.bytes);
+    });
+  }
+}
+
+std::byte* Warp::parameter(const Frame& callee, const Call::Copy& copy, int lane) {
+  if (copy.callee_register < 0) return local(lane) + callee.local_base + copy.callee;
+  const size_t slot = copy.bytes > 8 ? 16 : copy.bytes > 4 ? 8 : 4;
+  return callee.registers + callee.function->register_places[size_t(copy.callee_register)] + size_t(lane) * slot;
 }
 
 Step Warp::wait_for(Wait::Kind kind, uint32_t address, uint32_t phase) {

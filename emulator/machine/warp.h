@@ -144,9 +144,11 @@ class Warp {
   void exit(Mask lanes);
   void call(Mask lanes, const Function& callee, uint32_t return_to);
   void return_from_function(Mask lanes);
+  // Where a parameter or result of a function that was called lies in its frame.
+  std::byte* parameter(const Frame& callee, const Call::Copy& copy, int lane);
   // Returns Step::kWait for a wait of this kind, keeping what the fragment's wait already holds if it is of that kind.
   Step wait_for(Wait::Kind kind, uint32_t address = 0, uint32_t phase = 0);
-  // Which generation of the cluster's barrier a lane has arrived at, counted from 1.
+  // Which generation of the cluster's barrier a lane has arrived at, counted from 1; 0 after it has waited.
   uint64_t cluster_arrival(int lane) const { return cluster_arrival_[lane]; }
   void set_cluster_arrival(int lane, uint64_t generation) { cluster_arrival_[lane] = generation; }
   // How many matrix products and fences of its warpgroup the warp has come to.

@@ -1,0 +1,624 @@
+"""What the emulator has to find out, and what its report says: where it happened, and what it was."""
+
+import unittest
+
+import numpy as np
+from absl.testing import parameterized
+from devices import Emulated, Input, Kernel, Output, TensorMap
+from test_golden import has_emulator
+from writing import kernel
+
+LINE = 77
+FILE = '.file 1 "faulty.cu"\n'
+BARRIERS = ".shared .align 8 .b64 bar;\n.shared .align 16 .b8 box[64];\n"
+NUMBERS = np.arange(16, dtype=np.uint32)
+
+# All of this happens in CTA 1, warp 2.
+ELSEWHERE = """
+mov.u32 %r90, %ctaid.x;
+setp.ne.u32 %p90, %r90, 1;
+shr.u32 %r91, %thread, 5;
+setp.ne.u32 %p91, %r91, 2;
+or.pred %p90, %p90, %p91;
+@%p90 bra OUT;
+"""
+
+
+def faulty(body: str, before: str = "", functions: str = "", shared: str = BARRIERS, **more) -> Kernel:
+    """A kernel that does `before` everywhere, and `body` in one warp of one CTA, at a line of its own."""
+    text = f".loc 1 5 0\n{before}\n{ELSEWHERE}\n.loc 1 {LINE} 3\n{body}\n.loc 1 99 0\nOUT:\n"
+    more.setdefault("arguments", {"a": Input(NUMBERS), "out": Output((16,), np.uint32)})
+    arguments = more.pop("arguments")
+    more = {"grid": 3, "block": 96} | more
+    return kernel(arguments, text, shared=FILE + shared, functions=functions, **more)
+
+
+@unittest.skipUnless(has_emulator(), "this build has no emulator")
+class FaultTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.emulator = Emulated()
+
+    def report(self, made: Kernel) -> str:
+        with self.assertRaises(RuntimeError) as caught:
+            self.emulator.run(made)
+        return str(caught.exception)
+
+    def assert_reported(self, made: Kernel, *words: str, opcode: str = "", line: int = LINE) -> None:
+        """The report says these words, and where it was."""
+        report = self.report(made)
+        for word in (*words, "kernel test_kernel", "CTA (1, 0, 0), warp 2", f"faulty.cu:{line}", f"'{opcode}"):
+            self.assertIn(word, report)
+
+    @parameterized.named_parameters(
+        ("read_behind", "ld.global.b32 %r0, [%a+64];", "Cannot read 4 bytes at 0x", "ld.global.b32"),
+        ("read_across", "ld.global.b64 %d0, [%a+64];", "Cannot read 8 bytes at 0x", "ld.global.b64"),
+        ("read_before", "ld.global.b32 %r0, [%a+-4];", "Cannot read 4 bytes at 0x", "ld.global.b32"),
+        ("write_behind", "st.global.v4.b32 [%out+64], {1, 2, 3, 4};", "Cannot write 16 bytes", "st.global.v4.b32"),
+        ("null", "mov.b64 %d1, 0;\nld.b32 %r0, [%d1];", "there is no allocation", "ld.b32"),
+        ("atomic_behind", "red.global.add.u32 [%out+64], 1;", "Cannot atomically change 4 bytes", "red.global.add.u32"),
+        (
+            "read_only",
+            "st.global.b32 [%a+8], 5;",
+            "offset 8 of an allocation of 64 bytes, which is read-only",
+            "st.global",
+        ),
+        ("atomic_read_only", "atom.global.add.u32 %r0, [%a], 5;", "which is read-only", "atom.global.add.u32"),
+        (
+            "constant",
+            "mov.u64 %d0, fixed;\nst.global.b32 [%d0], 1;",
+            "offset 0 of fixed (8 bytes), which is read-",
+            "st.global",
+        ),
+        (
+            "unwritten",
+            "ld.global.b32 %r0, [%out+12];",
+            "Offset 12 of an allocation of 64 bytes is read before",
+            "ld.global.b32",
+        ),
+        (
+            "half_written",
+            "st.global.u16 [%out+4], 1;\nld.global.b32 %r0, [%out+4];",
+            "Offset 6 of an alloc",
+            "ld.global.b32",
+        ),
+        (
+            "atomic_unwritten",
+            "atom.global.add.u32 %r0, [%out], 5;",
+            "is read before anything was written",
+            "atom.global",
+        ),
+        ("misaligned", "ld.global.b32 %r0, [%a+2];", "which is no multiple of 4", "ld.global.b32"),
+        ("misaligned_vector", "ld.global.v2.b64 {%d0, %d1}, [%a+8];", "which is no multiple of 16", "ld.global.v2.b64"),
+        ("parameter", "ld.param.b64 %d1, [out+16];", "Cannot read 8 bytes", "ld.param.b64"),
+    )
+    def test_global(self, body, words, opcode):
+        constant = BARRIERS + ".const .align 4 .b32 fixed[2] = {1, 2};\n"
+        self.assert_reported(faulty(body, shared=constant), words, opcode=opcode)
+
+    @parameterized.named_parameters(
+        ("read_behind", "ld.shared.b32 %r0, [box+64];", "outside of the 80 bytes", "ld.shared.b32"),
+        ("write_behind", "mov.u64 %d0, box;\nst.shared.b64 [%d0+4000], %d0;", "shared offset 4016", "st.shared.b64"),
+        ("write_before", "mov.u32 %r0, box;\nst.shared.b32 [%r0+-64], 1;", "shared offset -48", "st.shared.b32"),
+        (
+            "unwritten",
+            "ld.shared.b32 %r0, [box+8];",
+            "Shared offset 24 is read before anything was written",
+            "ld.shared.b32",
+        ),
+        (
+            "half_written",
+            "st.shared.u8 [box], 1;\nld.shared.u16 %r0, [box];",
+            "Shared offset 17 is read",
+            "ld.shared.u16",
+        ),
+        ("misaligned", "mov.u32 %r0, box;\nld.shared.b32 %r0, [%r0+1];", "no multiple of 4", "ld.shared.b32"),
+        ("atomic", "atom.shared.add.u32 %r0, [box+64], 1;", "outside of the 80 bytes", "atom.shared.add.u32"),
+        ("generic", "mov.u64 %d0, box;\ncvta.shared.u64 %d0, %d0;\nst.b32 [%d0+70], 1;", "no multiple of 4", "st.b32"),
+        (
+            "no_such_cta",
+            "mov.u32 %r0, box;\nmapa.shared::cluster.u32 %r1, %r0, 1;",
+            "mapa names CTA 1 of a cluster of 1",
+            "mapa",
+        ),
+        (
+            "matrix",
+            "mov.u32 %r0, box;\nldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [%r0+56];",
+            "no multiple",
+            "ldmatrix",
+        ),
+        (
+            "local",
+            ".local .b32 mine[2];\nmov.u64 %d0, mine;\nld.local.b32 %r0, [%d0+4000];",
+            "of its local memory",
+            "ld.local",
+        ),
+    )
+    def test_shared_and_local(self, body, words, opcode):
+        self.assert_reported(faulty(body), words, opcode=opcode)
+
+    @parameterized.named_parameters(
+        ("trap", "trap;", "trapped", "trap"),
+        (
+            "tensor_of_nothing",
+            "tex.1d.v4.f32.s32 {%f0, %f1, %f2, %f3}, [%d0, {%r0}];",
+            "does not know 'tex.1d.v4.f32.s32'",
+            "tex",
+        ),
+        (
+            *("wmma", "wmma.load.c.sync.aligned.m16n16k16.global.row.f16 {%r0, %r1, %r2, %r3}, [%a];"),
+            *("does not know 'wmma.load.c.sync.aligned.m16n16k16.global.row.f16' (line ", "wmma"),
+        ),
+        ("form", "mad.hi.sat.u32 %r0, %r1, %r2, %r3;", "does not know 'mad.hi.sat.u32'", "mad.hi.sat.u32"),
+        (
+            "shape",
+            "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%g0, %g1}, {%g2}, {%g3}, {%g0, %g1};",
+            "does not know",
+            "mma",
+        ),
+    )
+    def test_instruction(self, body, words, opcode):
+        self.assert_reported(faulty(body), words, opcode=opcode)
+
+    def test_unknown_instructions_are_no_fault_where_nobody_comes(self):
+        body = "setp.eq.u32 %p0, %thread, 1000;\n@%p0 wmma.load.c.sync.aligned.m16n16k16.global.row.f16 {%r0, %r1, %r2, %r3}, [%a];"
+        self.emulator.run(faulty(body + "\nst.global.b32 [%out], 1;"))
+
+    def test_where_lanes_are_named(self):
+        body = "setp.eq.u32 %p0, %thread, 69;\nsetp.eq.or.u32 %p0, %thread, 90, %p0;\n@%p0 ld.global.b32 %r0, [%a+64];"
+        self.assertIn("lanes 5, 26", self.report(faulty(body)))
+
+    ASSERTION = """
+    .extern .func __assertfail(.param .b64 message, .param .b64 file, .param .b32 line, .param .b64 function, .param .b64 size);
+    .global .align 1 .b8 message[7] = {105, 32, 60, 32, 115, 122, 0};
+    .global .align 1 .b8 file[5] = {102, 46, 99, 117, 0};
+    """
+
+    def test_assertion(self):
+        body = """
+        mov.u64 %d0, message;
+        cvta.global.u64 %d0, %d0;
+        mov.u64 %d1, file;
+        cvta.global.u64 %d1, %d1;
+        {
+        .param .b64 p0;
+        .param .b64 p1;
+        .param .b32 p2;
+        .param .b64 p3;
+        .param .b64 p4;
+        st.param.b64 [p0], %d0;
+        st.param.b64 [p1], %d1;
+        st.param.b32 [p2], 123;
+        st.param.b64 [p3], %d1;
+        st.param.b64 [p4], 1;
+        call.uni __assertfail, (p0, p1, p2, p3, p4);
+        }
+        """
+        made = faulty(body, functions=self.ASSERTION)
+        self.assert_reported(made, "Assertion failed: i < sz", "f.cu:123", opcode="call")
+
+    def test_line_of_a_function_that_is_called(self):
+        function = """
+        .func deep(.param .b64 place) {
+          .reg .b64 %d;
+          .reg .b32 %r;
+          .loc 1 31 0
+          ld.param.b64 %d, [place];
+          .loc 1 32 0
+          ld.global.b32 %r, [%d+64];
+          ret;
+        }
+        """
+        body = "{\n.param .b64 p;\nst.param.b64 [p], %a;\ncall deep, (p);\n}"
+        self.assert_reported(faulty(body, functions=function), "Cannot read 4 bytes", opcode="ld.global", line=32)
+
+    @parameterized.named_parameters(
+        (
+            "overflow",
+            "mbarrier.init.shared.b64 [bar], 20;\nmbarrier.arrive.shared.b64 _, [bar], 21;",
+            "awaits",
+            "mbarrier.arrive",
+        ),
+        (
+            "missing",
+            "mbarrier.arrive.shared.b64 _, [bar];",
+            "At shared offset 0 no mbarrier was initialised",
+            "mbarrier.arrive",
+        ),
+        (
+            *(
+                "written_over",
+                "mbarrier.init.shared.b64 [bar], 99;\nst.shared.b32 [bar], 1;\nmbarrier.arrive.shared.b64 _, [bar];",
+            ),
+            *("Something wrote over the mbarrier at shared offset 0", "mbarrier.arrive"),
+        ),
+        ("count", "mbarrier.init.shared.b64 [bar], 0;", "cannot expect 0 arrivals", "mbarrier.init"),
+        ("misaligned", "mbarrier.init.shared.b64 [box+4], 1;", "not aligned to 8 bytes", "mbarrier.init"),
+        (
+            *(
+                "invalid",
+                "mbarrier.init.shared.b64 [bar], 1;\nbar.warp.sync -1;\n@%p0 mbarrier.inval.shared.b64 [bar];",
+            ),
+            *("no mbarrier was initialised", "mbarrier.inval"),
+        ),
+        (
+            *(
+                "transactions",
+                "mbarrier.init.shared.b64 [bar], 1;\nmbarrier.expect_tx.relaxed.cta.shared.b64 [bar], 1048000;",
+            ),
+            *("beyond 2^20 - 1", "mbarrier.expect_tx"),
+        ),
+    )
+    def test_mbarrier(self, body, words, opcode):
+        self.assert_reported(faulty("setp.lt.u32 %p0, %thread, 70;\n" + body), words, opcode=opcode)
+
+    @parameterized.named_parameters(
+        (
+            "size",
+            "cp.async.bulk.global.shared::cta.bulk_group [%out], [%r0], 24;",
+            "no multiple of 16",
+            "cp.async.bulk",
+        ),
+        (
+            "destination",
+            "cp.async.bulk.global.shared::cta.bulk_group [%out+8], [%r0], 16;",
+            "not aligned to 16",
+            "cp.async.bulk",
+        ),
+        (
+            "source",
+            "cp.async.bulk.global.shared::cta.bulk_group [%out], [%r0+4], 16;",
+            "not aligned to 16",
+            "cp.async.bulk",
+        ),
+        (
+            "unwritten",
+            "cp.async.bulk.global.shared::cta.bulk_group [%out], [%r0], 32;",
+            "Shared offset 16 is read",
+            "cp.async.bulk",
+        ),
+        ("behind", "cp.async.ca.shared.global [%r0], [%a+64], 16;", "Cannot read 16 bytes", "cp.async.ca"),
+        ("too_many", "cp.async.ca.shared.global [%r0], [%a], 8, 9;", "more than the 8", "cp.async.ca"),
+        ("misaligned", "cp.async.ca.shared.global [%r0], [%a+4], 8;", "not aligned to 8", "cp.async.ca"),
+        (
+            *(
+                "no_barrier",
+                "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r0], [%a], 16, [bar];",
+            ),
+            *("no mbarrier was initialised", "cp.async.bulk"),
+        ),
+        (
+            *(
+                "no_map",
+                "mov.b64 %d0, %m;\ncp.async.bulk.prefetch.tensor.1d.L2.global.tile [%d0, {%r1}];\n"
+                "cp.async.bulk.tensor.1d.global.shared::cta.tile.bulk_group [%d0, {%r1}], [%r2];",
+            ),
+            *("There is no tensor map", "cp.async.bulk.tensor"),
+        ),
+    )
+    def test_copies(self, body, words, opcode):
+        # What a copy does wrong is told where the copy was issued, though it is done later.
+        body = f"mov.u32 %r0, box;\nmov.u32 %r2, smem;\nmov.b32 %r1, 0;\n{body}\n.loc 1 80 0\ncp.async.wait_all;\ncp.async.bulk.wait_group 0;"
+        numbers = {
+            "a": Input(np.zeros(16, np.uint32)),
+            "m": Input(np.zeros(32, np.uint32)),
+            "out": Output((32,), np.uint32),
+        }
+        self.assert_reported(faulty(body, arguments=numbers, dynamic_shared=128), words, opcode=opcode)
+
+    def test_tensor_of_another_rank(self):
+        tensor = TensorMap("a", "uint32", (4, 4), (16,), (4, 4))
+        body = "mov.u32 %r2, smem;\nmov.b32 %r1, 0;\n"
+        body += "cp.async.bulk.tensor.1d.global.shared::cta.tile.bulk_group [%map, {%r1}], [%r2];"
+        made = faulty(body, arguments={"a": Input(NUMBERS), "map": tensor}, dynamic_shared=128)
+        self.assert_reported(
+            made, "The tensor map has a rank of 2, the instruction one of 1", opcode="cp.async.bulk.tensor"
+        )
+
+    def test_tensor_in_memory_that_is_gone(self):
+        tensor = TensorMap("a", "uint32", (4, 5), (16,), (4, 4))
+        body = "mov.u32 %r2, smem;\nmov.b32 %r1, 1;\nmbarrier.init.shared.b64 [bar], 1;\n"
+        body += "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r2], [%map, {0, %r1}], [bar];"
+        made = faulty(body, arguments={"a": Input(NUMBERS), "map": tensor}, dynamic_shared=128)
+        self.assert_reported(made, "Cannot read 16 bytes", opcode="cp.async.bulk.tensor")
+
+    @parameterized.named_parameters(
+        (
+            "lanes_of_a_warpgroup",
+            "setp.lt.u32 %p0, %thread, 70;\n@%p0 wgmma.fence.sync.aligned;",
+            "Lanes that have to",
+            "wgmma",
+        ),
+        ("warps_of_a_warpgroup", "wgmma.fence.sync.aligned;", "fewer than four warps", "wgmma"),
+        ("own_mask", "mov.b32 %r0, 0xff;\nbar.warp.sync %r0;", "own member mask does not name", "bar.warp.sync"),
+        (
+            "guarded",
+            "setp.lt.u32 %p0, %thread, 70;\n@%p0 bar.warp.sync -1;",
+            "kept from it by its guard",
+            "bar.warp.sync",
+        ),
+        ("barrier_number", "mov.b32 %r0, 16;\nbarrier.sync %r0;", "There is no barrier 16", "barrier.sync"),
+        ("barrier_count", "mov.b32 %r0, 40;\nbar.sync 1, %r0;", "cannot expect 40 threads", "bar.sync"),
+        ("wait_before_arrival", "barrier.cluster.wait;", "without having arrived", "barrier.cluster.wait"),
+        (
+            "second_arrival",
+            "barrier.cluster.arrive;\nbarrier.cluster.arrive;",
+            "twice without waiting",
+            "barrier.cluster.arrive",
+        ),
+    )
+    def test_together(self, body, words, opcode):
+        self.assert_reported(faulty(body), words, opcode=opcode)
+
+    def test_barrier_told_two_counts(self):
+        before = "shr.u32 %r0, %thread, 5;\nsetp.eq.u32 %p0, %r0, 0;\n@%p0 bar.arrive 3, 96;\n"
+        made = faulty("barrier.sync 3, 64;", before)
+        self.assert_reported(made, "Barrier 3 was told to expect 96 threads, and now 64", opcode="barrier.sync")
+
+    def test_exited_cta(self):
+        """The CTA 0 is gone when the CTA 1 reads what it had."""
+        before = """
+        mov.u32 %r1, box;
+        st.shared.b32 [%r1], 5;
+        barrier.cluster.arrive;
+        barrier.cluster.wait;
+        mov.u32 %r2, %cluster_ctarank;
+        setp.eq.u32 %p0, %r2, 0;
+        @%p0 exit;
+        mov.u32 %r3, 0;
+        SPIN:
+        nanosleep.u32 100;
+        add.u32 %r3, %r3, 1;
+        setp.lt.u32 %p1, %r3, 200;
+        @%p1 bra SPIN;
+        mov.b32 %r4, 0;
+        """
+        body = "mapa.shared::cluster.u32 %r5, %r1, %r4;\nld.shared::cluster.b32 %r6, [%r5];"
+        made = faulty(body, before, grid=2, cluster=2)
+        self.assert_reported(
+            made, "CTA 0 of the cluster, whose shared memory this is, has exited", opcode="ld.shared::cluster"
+        )
+
+
+def stuck(body: str, **more) -> Kernel:
+    """A kernel of four warps whose bodies are at different lines; who should not wait goes to OUT."""
+    more = {"grid": 2, "block": 128} | more
+    text = "shr.u32 %r0, %thread, 5;\n" + body + "\nOUT:\n"
+    return kernel({"out": Output((16,), np.uint32)}, text, shared=FILE + BARRIERS, **more)
+
+
+# Everywhere but in CTA 1 nothing happens.
+ONLY_ONE = "mov.u32 %r90, %ctaid.x;\nsetp.ne.u32 %p90, %r90, 1;\n@%p90 bra OUT;\n"
+
+
+@unittest.skipUnless(has_emulator(), "this build has no emulator")
+class DeadlockTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.emulator = Emulated()
+
+    def report(self, made: Kernel) -> str:
+        with self.assertRaises(RuntimeError) as caught:
+            self.emulator.run(made)
+        report = str(caught.exception)
+        self.assertIn("Deadlock: no thread can go on.", report)
+        self.assertIn("kernel test_kernel", report)
+        return report
+
+    def test_mbarriers(self):
+        """Two warps, each waiting for what the other would do after it."""
+        body = (
+            ONLY_ONE
+            + """
+        setp.eq.u32 %p0, %thread, 0;
+        @%p0 mbarrier.init.shared.b64 [bar], 2;
+        @%p0 mbarrier.init.shared.b64 [box], 1;
+        bar.sync 0;
+        setp.ge.u32 %p1, %r0, 2;
+        @%p1 bra OUT;
+        setp.eq.u32 %p2, %r0, 1;
+        @%p2 bra SECOND;
+        .loc 1 41 0
+        @%p0 mbarrier.arrive.expect_tx.shared.b64 _, [bar], 4096;
+        FIRST:
+        .loc 1 42 0
+        mbarrier.try_wait.parity.shared.b64 %p3, [bar], 0;
+        @!%p3 bra FIRST;
+        mbarrier.arrive.shared.b64 _, [box];
+        bra OUT;
+        SECOND:
+        .loc 1 43 0
+        mbarrier.try_wait.parity.shared.b64 %p3, [box], 0;
+        @!%p3 bra SECOND;
+        mbarrier.arrive.shared.b64 _, [bar];
+        """
+        )
+        report = self.report(stuck(body))
+        for words in (
+            "CTA (1, 0, 0), warp 0, lanes 0-31 waits for the end of a phase of parity 0 of the mbarrier at shared offset 0 "
+            "(in phase 0, 1 of 2 arrivals pending, 4096 bytes pending)",
+            "CTA (1, 0, 0), warp 1, lanes 0-31 waits for the end of a phase of parity 0 of the mbarrier at shared offset 16 "
+            "(in phase 0, 1 of 1 arrivals pending, 0 bytes pending)",
+            *("faulty.cu:42", "faulty.cu:43", "'mbarrier.try_wait.parity.shared.b64'"),
+        ):
+            self.assertIn(words, report)
+        self.assertNotIn("CTA (0, 0, 0)", report)
+        self.assertNotIn("warp 2", report)
+
+    def test_wrong_parity(self):
+        """A second wait for the same phase's parity, when that has become the parity of the one to come."""
+        body = """
+        setp.eq.u32 %p0, %thread, 0;
+        @%p0 mbarrier.init.shared.b64 [bar], 128;
+        bar.sync 0;
+        mbarrier.arrive.shared.b64 _, [bar];
+        AGAIN:
+        .loc 1 50 0
+        mbarrier.try_wait.parity.shared.b64 %p3, [bar], 0;
+        @!%p3 bra AGAIN;
+        OTHER:
+        .loc 1 51 0
+        mbarrier.try_wait.parity.shared.b64 %p3, [bar], 1;
+        @!%p3 bra OTHER;
+        """
+        report = self.report(stuck(body))
+        self.assertIn(
+            "waits for the end of a phase of parity 1 of the mbarrier at shared offset 0 (in phase 1, 128 of 128",
+            report,
+        )
+        self.assertIn("faulty.cu:51", report)
+
+    def test_loops_that_test(self):
+        """Threads that ask again and again, without waiting."""
+        body = """
+        setp.eq.u32 %p0, %thread, 0;
+        @%p0 mbarrier.init.shared.b64 [bar], 1;
+        bar.sync 0;
+        AGAIN:
+        .loc 1 60 0
+        mbarrier.test_wait.parity.shared.b64 %p3, [bar], 0;
+        @!%p3 bra AGAIN;
+        """
+        self.assertIn("faulty.cu:60", self.report(stuck(body)))
+
+    def test_named_barriers(self):
+        body = (
+            ONLY_ONE
+            + """
+        setp.eq.u32 %p1, %r0, 1;
+        @%p1 bra SECOND;
+        setp.ge.u32 %p1, %r0, 2;
+        @%p1 bra OUT;
+        .loc 1 42 0
+        bar.sync 3, 64;
+        bar.sync 4, 64;
+        bra OUT;
+        SECOND:
+        .loc 1 43 0
+        bar.sync 4, 64;
+        bar.sync 3, 64;
+        """
+        )
+        report = self.report(stuck(body))
+        for words in (
+            "CTA (1, 0, 0), warp 0, lanes 0-31 waits at barrier 3 (32 threads arrived of 64)",
+            "CTA (1, 0, 0), warp 1, lanes 0-31 waits at barrier 4 (32 threads arrived of 64)",
+            *("faulty.cu:42", "faulty.cu:43", "'bar.sync'"),
+        ):
+            self.assertIn(words, report)
+
+    def test_warps_that_spin(self):
+        """Two warps waiting for words that the other would write after it."""
+        body = """
+        setp.ge.u32 %p1, %r0, 2;
+        @%p1 bra OUT;
+        mad.lo.u32 %r2, %r0, 4, 0;
+        mov.u32 %r1, box;
+        st.shared.b64 [%r1], 0;
+        add.u32 %r1, %r1, %r2;
+        bar.sync 1, 64;
+        SPIN:
+        .loc 1 70 0
+        ld.volatile.shared.b32 %r3, [%r1];
+        setp.eq.u32 %p2, %r3, 0;
+        @%p2 bra SPIN;
+        """
+        body = body.replace("st.shared.b64 [%r1], 0;", "mov.b64 %d0, 0;\nst.shared.b64 [%r1], %d0;")
+        report = self.report(stuck(body))
+        self.assertIn("goes on without effect", report)
+        self.assertIn("faulty.cu:70", report)
+
+    def test_cluster(self):
+        """One CTA leaves the other's arrival out."""
+        body = """
+        mov.u32 %r1, %cluster_ctarank;
+        setp.eq.u32 %p0, %r1, 0;
+        .loc 1 80 0
+        @%p0 barrier.cluster.arrive;
+        @%p0 barrier.cluster.wait;
+        .loc 1 81 0
+        bar.sync 0;
+        mbarrier.init.shared.b64 [bar], 1000;
+        setp.eq.u32 %p0, %r0, 99;
+        AGAIN:
+        .loc 1 82 0
+        mbarrier.try_wait.parity.shared.b64 %p1, [bar], 0;
+        @!%p1 bra AGAIN;
+        """
+        report = self.report(stuck(body, cluster=2))
+        self.assertIn("waits at the barrier of its cluster", report)
+        self.assertIn("CTA (0, 0, 0)", report)
+        self.assertIn("CTA (1, 0, 0)", report)
+
+    def test_lanes_of_a_warp(self):
+        """Half of a warp meets at a barrier of all of it; the others wait for something else."""
+        body = """
+        setp.eq.u32 %p0, %thread, 0;
+        @%p0 mbarrier.init.shared.b64 [bar], 1;
+        bar.sync 0;
+        setp.lt.u32 %p1, %thread, 16;
+        @%p1 bra LOW;
+        .loc 1 90 0
+        bar.warp.sync -1;
+        bra OUT;
+        LOW:
+        .loc 1 91 0
+        mbarrier.try_wait.parity.shared.b64 %p2, [bar], 0;
+        @!%p2 bra LOW;
+        bar.warp.sync -1;
+        """
+        report = self.report(stuck(body, block=32, grid=1))
+        self.assertIn("warp 0, lanes 16-31 waits for lanes 0-15 of its warp", report)
+        self.assertIn("faulty.cu:90", report)
+        self.assertIn("warp 0, lanes 0-15 waits for the end of a phase", report)
+
+
+@unittest.skipUnless(has_emulator(), "this build has no emulator")
+class LaunchTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.emulator = Emulated()
+
+    def test_text_that_is_no_ptx(self):
+        made = faulty("add.u32 %r0, %r1 %r2;")
+        with self.assertRaisesRegex(RuntimeError, r"(?i)line \d+"):
+            self.emulator.run(made)
+
+    def test_register_that_is_not_declared(self):
+        with self.assertRaisesRegex(RuntimeError, "%undeclared7"):
+            self.emulator.run(faulty("add.u32 %r0, %r1, %undeclared7;"))
+
+    def test_kernel_that_is_not_there(self):
+        made = faulty("add.u32 %r0, %r1, 1;")
+        other = Kernel(made.ptx, "another", made.arguments)
+        with self.assertRaisesRegex(ValueError, "another"):
+            self.emulator.run(other)
+
+    @parameterized.named_parameters(
+        ("stride", dict(strides=(24,))),
+        ("rank", dict(dims=(4,) * 6, strides=(16,) * 5, box=(4,) * 6)),
+        ("box", dict(box=(4, 300))),
+        ("no_box", dict(box=(4, 0))),
+        ("narrow", dict(box=(2, 4))),
+        ("swizzle", dict(box=(16, 4), swizzle=1)),
+        ("steps", dict(element_strides=(1, 9))),
+        ("offset", dict(offset=8)),
+        ("fill", dict(fill=1)),
+        ("interleave", dict(interleave=1)),
+        ("no_size", dict(dims=(0, 4))),
+    )
+    def test_tensor_map(self, changes):
+        """The driver calls these CUDA_ERROR_INVALID_VALUE."""
+        values = dict(dims=(16, 4), strides=(64,), box=(4, 4)) | changes
+        made = faulty(
+            "add.u32 %r0, %r1, 1;", arguments={"a": Input(NUMBERS), "map": TensorMap("a", "uint32", **values)}
+        )
+        with self.assertRaises(ValueError):
+            self.emulator.run(made)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,110 @@
+"""The emulator against a GPU: what each instruction wrote there it must write here."""
+
+import functools
+import json
+import pathlib
+import unittest
+
+import families
+import numpy as np
+from absl.testing import parameterized
+from devices import Emulated
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+MOST_SHOWN = 6  # elements that differ
+
+
+def has_emulator() -> bool:
+    try:
+        Emulated()
+    except ImportError:
+        return False
+    return True
+
+
+@functools.cache
+def golden(group: str) -> dict[str, np.ndarray]:
+    path = GOLDEN / f"{group}.npz"
+    if not path.exists():
+        return {}
+    with np.load(path) as loaded:
+        return dict(loaded)
+
+
+def recorded(group: str, family: families.Family) -> list[np.ndarray]:
+    """What the GPU wrote; AssertionError where nobody asked it."""
+    out = []
+    for i, output in enumerate(family.kernel.results.values()):
+        raw = golden(group).get(f"{family.name}/{i}")
+        assert raw is not None, f"There is no golden data of {group}: {family.name}. Run record.py on a GPU."
+        out.append(raw.view(output.dtype).reshape(output.shape))
+    return out
+
+
+def difference(family: families.Family, number: int, got: np.ndarray, want: np.ndarray) -> str:
+    """Which elements differ, and how; empty if none does."""
+    comparison = family.comparison
+    if isinstance(comparison, families.Within):
+        comparison = families.Within(comparison.bound, number)
+    differ = np.flatnonzero(comparison.differences(got, want))
+    if differ.size == 0:
+        return ""
+    lines = [f"{differ.size} of {got.size} elements of output {number} differ from the GPU's:"]
+    inputs = [a.array.reshape(-1) for a in family.kernel.arguments.values() if hasattr(a, "array")]
+    for index in differ[:MOST_SHOWN]:
+        one, other = got.reshape(-1)[index], want.reshape(-1)[index]
+        line = (
+            f"  [{index}]: {one!r} ({one.tobytes()[::-1].hex()}), on the GPU {other!r} ({other.tobytes()[::-1].hex()})"
+        )
+        operands = [a[index] for a in inputs if a.size == got.size]
+        line += "".join(f", operand {o!r} ({o.tobytes()[::-1].hex()})" for o in operands)
+        lines.append(line)
+    return "\n".join(lines)
+
+
+@unittest.skipUnless(has_emulator(), "this build has no emulator")
+class GoldenTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.emulator = Emulated()
+
+    def check(self, group: str, name: str) -> None:
+        family = families.group(group)[name]
+        if family.refused:
+            with self.assertRaisesRegex(RuntimeError, family.refused):
+                self.emulator.run(family.kernel)
+            return
+        results = self.emulator.run(family.kernel)
+        faults = [difference(family, i, *pair) for i, pair in enumerate(zip(results, recorded(group, family)))]
+        faults = [fault for fault in faults if fault]
+        if faults:
+            self.fail("\n".join(faults))
+
+    def test_all_were_recorded(self):
+        about = json.loads((GOLDEN / "record.json").read_text())
+        self.assertEqual(about["failed"], {})
+        stale = [
+            f"{group}: {key}"
+            for group in families.GROUPS
+            for key in golden(group)
+            if key.rsplit("/", 1)[0] not in families.group(group)
+        ]
+        self.assertEqual(stale, [])
+
+
+def add_tests() -> None:
+    """A test for each family."""
+    for group in families.GROUPS:
+        for name in families.group(group):
+            safe = "".join(c if c.isalnum() else "_" for c in name)
+            test = f"test_{group}_{safe}"
+            while hasattr(GoldenTest, test):
+                test += "_"
+            setattr(GoldenTest, test, lambda self, group=group, name=name: self.check(group, name))
+
+
+add_tests()
+
+if __name__ == "__main__":
+    unittest.main()
