@@ -23,30 +23,42 @@ std::vector<std::string> split(const std::string& text, char separator) {
   throw std::invalid_argument(variable + " has a part that means nothing: " + part);
 }
 
-// "cta=1,0,0 warp=3 lane=5 at=kernel.cuh:120"; what else there is goes to `more`.
+// One part; false where it means nothing. Throws std::logic_error for what is no number.
+bool read_part(const std::string& name, const std::string& value, Watched& watched) {
+  if (name == "cta") {
+    const auto index = split(value, ',');
+    if (index.size() != 3) return false;
+    watched.cta = {uint32_t(std::stoul(index[0])), uint32_t(std::stoul(index[1])), uint32_t(std::stoul(index[2]))};
+  } else if (name == "warp") {
+    watched.warp = std::stoi(value);
+  } else if (name == "lane") {
+    watched.lane = std::stoi(value);
+  } else if (name == "at") {
+    const size_t colon = value.rfind(':');
+    if (colon == std::string::npos) return false;
+    watched.file = value.substr(0, colon);
+    watched.line = std::stoi(value.substr(colon + 1));
+  } else {
+    return false;
+  }
+  return true;
+}
+
+// "cta=1,0,0 warp=3 lane=5 at=kernel.cuh:120"; `more` takes the parts that only some variables have.
 Watched read_watched(const std::string& variable, const std::string& text,
                      const std::function<bool(const std::string&, const std::string&)>& more) {
   Watched watched;
   for (const std::string& part : split(text, ' ')) {
     const size_t equals = part.find('=');
-    if (equals == std::string::npos) refuse(variable, part);
-    const std::string name = part.substr(0, equals), value = part.substr(equals + 1);
-    if (name == "cta") {
-      const auto index = split(value, ',');
-      if (index.size() != 3) refuse(variable, part);
-      watched.cta = {uint32_t(std::stoul(index[0])), uint32_t(std::stoul(index[1])), uint32_t(std::stoul(index[2]))};
-    } else if (name == "warp") {
-      watched.warp = std::stoi(value);
-    } else if (name == "lane") {
-      watched.lane = std::stoi(value);
-    } else if (name == "at") {
-      const size_t colon = value.rfind(':');
-      if (colon == std::string::npos) refuse(variable, part);
-      watched.file = value.substr(0, colon);
-      watched.line = std::stoi(value.substr(colon + 1));
-    } else if (!more(name, value)) {
-      refuse(variable, part);
+    bool understood = false;
+    try {
+      if (equals != std::string::npos) {
+        const std::string name = part.substr(0, equals), value = part.substr(equals + 1);
+        understood = read_part(name, value, watched) || more(name, value);
+      }
+    } catch (const std::logic_error&) {
     }
+    if (!understood) refuse(variable, part);
   }
   return watched;
 }
