@@ -267,7 +267,7 @@ cudaError_t cudaGetSymbolSize(size_t* size, const void* symbol) {
 
 cudaError_t cudaMemcpyToSymbol(const void* symbol, const void* source, size_t bytes, size_t offset,
                                cudaMemcpyKind kind) {
-  std::byte* part;
+  std::byte* part = nullptr;
   if (kind != cudaMemcpyHostToDevice && kind != cudaMemcpyDeviceToDevice && kind != cudaMemcpyDefault) {
     return fail(cudaErrorInvalidMemcpyDirection);
   }
@@ -281,7 +281,7 @@ cudaError_t cudaMemcpyToSymbolAsync(const void* symbol, const void* source, size
 }
 
 cudaError_t cudaMemcpyFromSymbol(void* target, const void* symbol, size_t bytes, size_t offset, cudaMemcpyKind kind) {
-  std::byte* part;
+  std::byte* part = nullptr;
   if (kind != cudaMemcpyDeviceToHost && kind != cudaMemcpyDeviceToDevice && kind != cudaMemcpyDefault) {
     return fail(cudaErrorInvalidMemcpyDirection);
   }

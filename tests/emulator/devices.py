@@ -141,6 +141,15 @@ class Emulated:
         return [arrays[name].copy() for name in kernel.results]
 
 
+def has_emulator() -> bool:
+    """Whether this build brings it."""
+    try:
+        Emulated()
+    except ImportError:
+        return False
+    return True
+
+
 def aligned(array: np.ndarray) -> np.ndarray:
     """A copy at an address that is a multiple of ALIGNMENT."""
     room = np.empty(array.nbytes + ALIGNMENT, np.uint8)

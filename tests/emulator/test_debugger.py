@@ -7,8 +7,7 @@ from unittest import mock
 
 import numpy as np
 from absl.testing import parameterized
-from devices import Emulated, Input, Output
-from test_golden import has_emulator
+from devices import Emulated, Input, Output, has_emulator
 from writing import kernel
 
 # Thread t puts t, as a float16, into the swizzled place of element t of a tile of 4 rows of 64; then adds.

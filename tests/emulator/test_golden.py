@@ -8,18 +8,10 @@ import unittest
 import families
 import numpy as np
 from absl.testing import parameterized
-from devices import Emulated
+from devices import Emulated, has_emulator
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 MOST_SHOWN = 6  # elements that differ
-
-
-def has_emulator() -> bool:
-    try:
-        Emulated()
-    except ImportError:
-        return False
-    return True
 
 
 @functools.cache

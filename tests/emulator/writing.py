@@ -32,6 +32,11 @@ REGISTERS = {"%h": "b16", "%r": "b32", "%d": "b64", "%f": "f32", "%g": "f64", "%
 REGISTER_COUNT = 160
 
 
+# What the kernels that go wrong declare: a file that lines can be in, and what they share.
+FAULTY = '.file 1 "faulty.cu"\n'
+BARRIERS = ".shared .align 8 .b64 bar;\n.shared .align 16 .b8 box[64];\n"
+
+
 def rng(name: str) -> np.random.Generator:
     """Numbers that depend on the name alone."""
     return np.random.default_rng(zlib.crc32(name.encode()))

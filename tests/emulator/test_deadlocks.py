@@ -1,0 +1,202 @@
+"""Kernels that wait forever: who waits where, for what, and what is missing."""
+
+import unittest
+
+import numpy as np
+from absl.testing import parameterized
+from devices import Emulated, Kernel, Output, has_emulator
+from writing import BARRIERS, FAULTY, kernel
+
+
+def stuck(body: str, **more) -> Kernel:
+    """A kernel of four warps whose bodies are at different lines; who should not wait goes to OUT."""
+    more = {"grid": 2, "block": 128} | more
+    text = "shr.u32 %r0, %thread, 5;\n" + body + "\nOUT:\n"
+    return kernel({"out": Output((16,), np.uint32)}, text, shared=FAULTY + BARRIERS, **more)
+
+
+# Everywhere but in CTA 1 nothing happens.
+ONLY_ONE = "mov.u32 %r90, %ctaid.x;\nsetp.ne.u32 %p90, %r90, 1;\n@%p90 bra OUT;\n"
+
+
+@unittest.skipUnless(has_emulator(), "this build has no emulator")
+class DeadlockTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.emulator = Emulated()
+
+    def report(self, made: Kernel) -> str:
+        with self.assertRaises(RuntimeError) as caught:
+            self.emulator.run(made)
+        report = str(caught.exception)
+        self.assertIn("Deadlock: no thread can go on.", report)
+        self.assertIn("kernel test_kernel", report)
+        return report
+
+    def test_mbarriers(self):
+        """Two warps, each waiting for what the other would do after it."""
+        body = (
+            ONLY_ONE
+            + """
+        setp.eq.u32 %p0, %thread, 0;
+        @%p0 mbarrier.init.shared.b64 [bar], 2;
+        @%p0 mbarrier.init.shared.b64 [box], 1;
+        bar.sync 0;
+        setp.ge.u32 %p1, %r0, 2;
+        @%p1 bra OUT;
+        setp.eq.u32 %p2, %r0, 1;
+        @%p2 bra SECOND;
+        .loc 1 41 0
+        @%p0 mbarrier.arrive.expect_tx.shared.b64 _, [bar], 4096;
+        FIRST:
+        .loc 1 42 0
+        mbarrier.try_wait.parity.shared.b64 %p3, [bar], 0;
+        @!%p3 bra FIRST;
+        mbarrier.arrive.shared.b64 _, [box];
+        bra OUT;
+        SECOND:
+        .loc 1 43 0
+        mbarrier.try_wait.parity.shared.b64 %p3, [box], 0;
+        @!%p3 bra SECOND;
+        mbarrier.arrive.shared.b64 _, [bar];
+        """
+        )
+        report = self.report(stuck(body))
+        for words in (
+            "CTA (1, 0, 0), warp 0, lanes 0-31 waits for the end of a phase of parity 0 of the mbarrier at shared offset 0 "
+            "(in phase 0, 1 of 2 arrivals pending, 4096 bytes pending)",
+            "CTA (1, 0, 0), warp 1, lanes 0-31 waits for the end of a phase of parity 0 of the mbarrier at shared offset 16 "
+            "(in phase 0, 1 of 1 arrivals pending, 0 bytes pending)",
+            *("faulty.cu:42", "faulty.cu:43", "'mbarrier.try_wait.parity.shared.b64'"),
+        ):
+            self.assertIn(words, report)
+        self.assertNotIn("CTA (0, 0, 0)", report)
+        self.assertNotIn("warp 2", report)
+
+    def test_wrong_parity(self):
+        """A second wait for the same phase's parity, when that has become the parity of the one to come."""
+        body = """
+        setp.eq.u32 %p0, %thread, 0;
+        @%p0 mbarrier.init.shared.b64 [bar], 128;
+        bar.sync 0;
+        mbarrier.arrive.shared.b64 _, [bar];
+        AGAIN:
+        .loc 1 50 0
+        mbarrier.try_wait.parity.shared.b64 %p3, [bar], 0;
+        @!%p3 bra AGAIN;
+        OTHER:
+        .loc 1 51 0
+        mbarrier.try_wait.parity.shared.b64 %p3, [bar], 1;
+        @!%p3 bra OTHER;
+        """
+        report = self.report(stuck(body))
+        self.assertIn(
+            "waits for the end of a phase of parity 1 of the mbarrier at shared offset 0 (in phase 1, 128 of 128",
+            report,
+        )
+        self.assertIn("faulty.cu:51", report)
+
+    def test_loops_that_test(self):
+        """Threads that ask again and again, without waiting."""
+        body = """
+        setp.eq.u32 %p0, %thread, 0;
+        @%p0 mbarrier.init.shared.b64 [bar], 1;
+        bar.sync 0;
+        AGAIN:
+        .loc 1 60 0
+        mbarrier.test_wait.parity.shared.b64 %p3, [bar], 0;
+        @!%p3 bra AGAIN;
+        """
+        self.assertIn("faulty.cu:60", self.report(stuck(body)))
+
+    def test_named_barriers(self):
+        body = (
+            ONLY_ONE
+            + """
+        setp.eq.u32 %p1, %r0, 1;
+        @%p1 bra SECOND;
+        setp.ge.u32 %p1, %r0, 2;
+        @%p1 bra OUT;
+        .loc 1 42 0
+        bar.sync 3, 64;
+        bar.sync 4, 64;
+        bra OUT;
+        SECOND:
+        .loc 1 43 0
+        bar.sync 4, 64;
+        bar.sync 3, 64;
+        """
+        )
+        report = self.report(stuck(body))
+        for words in (
+            "CTA (1, 0, 0), warp 0, lanes 0-31 waits at barrier 3 (32 threads arrived of 64)",
+            "CTA (1, 0, 0), warp 1, lanes 0-31 waits at barrier 4 (32 threads arrived of 64)",
+            *("faulty.cu:42", "faulty.cu:43", "'bar.sync'"),
+        ):
+            self.assertIn(words, report)
+
+    def test_warps_that_spin(self):
+        """Two warps waiting for words that the other would write after it."""
+        body = """
+        setp.ge.u32 %p1, %r0, 2;
+        @%p1 bra OUT;
+        mad.lo.u32 %r2, %r0, 4, 0;
+        mov.u32 %r1, box;
+        st.shared.b64 [%r1], 0;
+        add.u32 %r1, %r1, %r2;
+        bar.sync 1, 64;
+        SPIN:
+        .loc 1 70 0
+        ld.volatile.shared.b32 %r3, [%r1];
+        setp.eq.u32 %p2, %r3, 0;
+        @%p2 bra SPIN;
+        """
+        body = body.replace("st.shared.b64 [%r1], 0;", "mov.b64 %d0, 0;\nst.shared.b64 [%r1], %d0;")
+        report = self.report(stuck(body))
+        self.assertIn("goes on without effect", report)
+        self.assertIn("faulty.cu:70", report)
+
+    def test_cluster(self):
+        """One CTA leaves the other's arrival out."""
+        body = """
+        mov.u32 %r1, %cluster_ctarank;
+        setp.eq.u32 %p0, %r1, 0;
+        .loc 1 80 0
+        @%p0 barrier.cluster.arrive;
+        @%p0 barrier.cluster.wait;
+        .loc 1 81 0
+        bar.sync 0;
+        mbarrier.init.shared.b64 [bar], 1000;
+        setp.eq.u32 %p0, %r0, 99;
+        AGAIN:
+        .loc 1 82 0
+        mbarrier.try_wait.parity.shared.b64 %p1, [bar], 0;
+        @!%p1 bra AGAIN;
+        """
+        report = self.report(stuck(body, cluster=2))
+        self.assertIn("waits at the barrier of its cluster", report)
+        self.assertIn("CTA (0, 0, 0)", report)
+        self.assertIn("CTA (1, 0, 0)", report)
+
+    def test_lanes_of_a_warp(self):
+        """Half of a warp meets at a barrier of all of it; the others wait for something else."""
+        body = """
+        setp.eq.u32 %p0, %thread, 0;
+        @%p0 mbarrier.init.shared.b64 [bar], 1;
+        bar.sync 0;
+        setp.lt.u32 %p1, %thread, 16;
+        @%p1 bra LOW;
+        .loc 1 90 0
+        bar.warp.sync -1;
+        bra OUT;
+        LOW:
+        .loc 1 91 0
+        mbarrier.try_wait.parity.shared.b64 %p2, [bar], 0;
+        @!%p2 bra LOW;
+        bar.warp.sync -1;
+        """
+        report = self.report(stuck(body, block=32, grid=1))
+        self.assertIn("warp 0, lanes 16-31 waits for lanes 0-15 of its warp", report)
+        self.assertIn("faulty.cu:90", report)
+        self.assertIn("warp 0, lanes 0-15 waits for the end of a phase", report)
