@@ -132,8 +132,8 @@ void for_inside(Cta& cta, const Box& box, Access access, F&& f) {
   Allocation* last = nullptr;
   for_rows(box.map, box.origin, box.shared, [&](BoxRow row) {
     if (row.begin == row.end) return;
-    // An H200 stores whole chunks: a row that ends within one is followed by what the box has there.
-    if (access == Access::kWrite) row.end = std::min((row.end + kChunk - 1) / kChunk * kChunk, box.map.row_bytes());
+    // An H200 writes whole chunks: a row that ends within one is followed by what the box has there.
+    row.end = std::min((row.end + kChunk - 1) / kChunk * kChunk, box.map.row_bytes());
     std::byte* const global = global_bytes(cta, row.global, row.end - row.begin, access, &last);
     for_pieces(box.map, row, row.begin, row.end, [&](uint32_t byte, uint32_t address, uint32_t bytes) {
       f(global + (byte - row.begin), cta.cluster().shared(address, bytes, Access::kRead), bytes);

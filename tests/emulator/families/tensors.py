@@ -200,6 +200,27 @@ def all_stores() -> Iterator[Family]:
     yield stores("store.steps", tensor, 2, [(4, 5), (0, 2), (20, 20)])
 
 
+def padded() -> Iterator[Family]:
+    """Tensors whose rows end within 16 bytes that no other row begins in: how far boxes that reach over the end write."""
+    for kind, size, width, operation in (
+        ("uint8", 1, 45, ""),
+        ("uint16", 2, 25, ""),
+        ("uint16", 2, 30, ""),
+        ("float16", 2, 29, "add"),
+        ("uint32", 4, 26, "add"),
+        ("int32", 4, 13, "min"),
+    ):
+        dims, box = (width, 6), (32 // size, 2)
+        tensor = TensorMap("data", kind, dims, strides_of(dims, size, 32), box)
+        name = f"{'reduce' if operation else 'store'}.padded.{kind}.{width}"
+        generator = rng(name)
+        sizes = 128, bytes_of(dims, tensor.strides, size)  # a box of 64 bytes takes 128
+        contents = [generator.integers(0, 256, n, np.uint8) for n in sizes]
+        if kind == "float16":
+            contents = [floats(generator, kind, n // size) for n in sizes]
+        yield stores(name, tensor, size, [((width - 1) * size // 16 * 16 // size, 3)], operation, contents)
+
+
 REDUCTIONS = (
     *(("uint32", 4, op) for op in ("add", "min", "max", "inc", "dec", "and", "or", "xor")),
     *(("int32", 4, op) for op in ("add", "min", "max")),
@@ -311,6 +332,7 @@ def families() -> Iterator[Family]:
     yield from swizzles()
     yield from shapes()
     yield from all_stores()
+    yield from padded()
     yield from reductions()
     yield from multicast()
     yield from others()
