@@ -105,7 +105,7 @@ def _batchable(stage: Stage, implementation: Callable, config, present: tuple[st
 
     @jax.custom_batching.custom_vmap
     def call(*arrays):
-        return (plain if _on_explicit_mesh(arrays) else partitioned)(*arrays)
+        return (partitioned if _may_be_split(arrays) else plain)(*arrays)
 
     @call.def_vmap
     def fold_and_call(axis_size, in_batched, *arrays):
@@ -167,8 +167,15 @@ def _rebase(name, ids, pool_size, members):
 # jit over sharded arrays
 
 
-def _on_explicit_mesh(arrays) -> bool:
-    return any(jax.typeof(x).sharding.mesh.explicit_axes for x in arrays)
+def _may_be_split(arrays) -> bool:
+    """Whether the compiler is to split the computation: not on a mesh with explicit axes, nor where all are manual.
+
+    An axis of one device counts for nothing. JAX fails on a partitioning rule where such axes are
+    all that is not manual.
+    """
+    meshes = [jax.typeof(x).sharding.mesh for x in arrays]
+    splits = (mesh.empty or any(mesh.shape[axis] > 1 for axis in mesh.auto_axes) for mesh in meshes)
+    return all(splits) and not any(mesh.explicit_axes for mesh in meshes)
 
 
 def _compiled(stage, implementation, config, present) -> tuple[Callable, Callable]:
