@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
-from operations import ALL, KERNEL_SIZED
+from results_file import TooFewDevices
 
 from jax_flash_mla import _ffi, _support
+from jax_flash_mla._check.operations import Operation
 from jax_flash_mla._check.tolerance import ARITHMETIC, KERNEL_ARITHMETIC, STORED_OUT_ARITHMETIC, error_ratio
 
 # What an operation can be tested with here: XLA; the custom call on the CPU, in test builds; and
@@ -51,31 +52,39 @@ def for_each_implementation_of(operation):
     return decorate
 
 
-def for_each_implementation(cls):
-    """Class decorator: a copy of a test class over operations for each implementation.
+def over(cases):
+    """Test decorator: the test runs for each case, by each implementation that the case's operation has.
 
-    A copy has those of the tests whose operation, named in the test's name, has the
-    implementation; the one for XLA has all of them.
+    A case is an operation, or ``(label, operation, *others)``; the test gets what follows the label.
     """
+
+    def mark(test):
+        test.cases = [(case.name, case) if isinstance(case, Operation) else case for case in cases]
+        return test
+
+    return mark
+
+
+def for_each_implementation(cls):
+    """Class decorator: a copy of a test class for each implementation, with the cases that it has.
+
+    All tests of the class say what they are ``over``.
+    """
+    tests = {name: test for name, test in vars(cls).items() if name.startswith("test")}
+    for name in tests:
+        delattr(cls, name)  # what stays would be inherited
     for implementation in ("xla", _support.HOST, "cuda"):
-        if implementation == "cuda" and len(devices_of("cuda")) < cls.least_devices:
-            continue
-        left_out, kept = {}, False
-        for name in filter(lambda name: name.startswith("test"), dir(cls)):
-            # The longest name, since some are the beginnings of others.
-            named = (op for op in ALL + KERNEL_SIZED if op.name in name)
-            mentioned = max(named, key=lambda op: len(op.name), default=None)
-            if _runs(implementation, mentioned):
-                kept = True
-            else:
-                left_out[name] = None
-        if kept:
-            _copy(cls, implementation, left_out)
+        cases = {name: [case for case in test.cases if _runs(implementation, case[1])] for name, test in tests.items()}
+        attributes = {
+            name: parameterized.named_parameters(*cases[name])(test) for name, test in tests.items() if cases[name]
+        }
+        if attributes:
+            _copy(cls, implementation, attributes)
     return cls
 
 
 def _runs(implementation, operation):
-    if operation is None or operation.family is None:
+    if operation.family is None:
         return implementation == "xla"
     fits = operation.kernel_sized == (implementation == "cuda")
     return fits and implementation in implementations_of(operation.family)
@@ -93,8 +102,17 @@ class OperationTest(parameterized.TestCase):
 
     __test__ = False
     implementation = "xla"
-    # How many devices the tests of the class need to mean anything.
-    least_devices = 1
+
+    def devices(self, most, least=1):
+        """So many of the devices that the implementation runs on, or fewer, where there are fewer.
+
+        A power of two, for sizes to be split by. Where there is not even the least number the
+        test is skipped: what it looks at is not there.
+        """
+        found = devices_of(self.implementation)
+        if len(found) < least:
+            raise TooFewDevices(f"needs {least} devices, and there {'is' if len(found) == 1 else 'are'} {len(found)}")
+        return found[: 1 << min(most, len(found)).bit_length() - 1]
 
     def assert_close(self, got, want, dtype=None, arithmetic=ARITHMETIC, what="result"):
         """Every element as close as ``error_ratio`` has it."""

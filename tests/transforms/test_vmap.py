@@ -5,9 +5,8 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl.testing import parameterized
-from base import OperationTest, for_each_implementation
-from operations import ALL, ATTENTION, KERNEL_SIZED, named
+from base import OperationTest, for_each_implementation, over
+from operations import ALL, ATTENTION, KERNEL_SIZED
 
 MEMBERS = 3
 
@@ -43,19 +42,19 @@ class VmapTest(OperationTest):
         want = [operation.want(**member) for member in members]
         self.assert_all_close(got, [np.stack(x) for x in zip(*want)])
 
-    @parameterized.named_parameters(REQUIRED)
+    @over(REQUIRED)
     def test_required(self, operation, mapped):
         self.check(operation, mapped, ())
 
-    @parameterized.named_parameters(OPTIONAL)
+    @over(OPTIONAL)
     def test_optional_alone(self, operation, mapped):
         self.check(operation, mapped, operation.optional)
 
-    @parameterized.named_parameters(named(ALL + KERNEL_SIZED))
+    @over(ALL + KERNEL_SIZED)
     def test_all_together(self, operation):
         self.check(operation, (*operation.required, *operation.optional), operation.optional)
 
-    @parameterized.named_parameters(named(ALL + KERNEL_SIZED))
+    @over(ALL + KERNEL_SIZED)
     def test_nested(self, operation):
         """Two levels; the first operand is mapped by the inner one alone, the last by both."""
         rng = np.random.default_rng(11)
@@ -91,7 +90,7 @@ class VmapTest(OperationTest):
         want = [np.stack(x) for x in zip(*want)] if both is not None else want[0]
         self.assert_all_close(got, want)
 
-    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
+    @over(ATTENTION + KERNEL_SIZED)
     def test_other_axes(self, operation):
         """in_axes and out_axes need not be the leading ones."""
         operands = operation.operands(np.random.default_rng(3))
@@ -138,7 +137,7 @@ class VmapGradientTest(OperationTest):
         axes = tuple({n: 0 if n in mapped else None for n in part} for part in (names, rest))
         return split(batch), [want(m) for m in members], loss, weight, axes
 
-    @parameterized.named_parameters(
+    @over(
         [(f"{op}_{label}", op, label) for op in ATTENTION + KERNEL_SIZED for label in ("queries_mapped", "all_mapped")]
     )
     def test_both_orders(self, operation, label):
