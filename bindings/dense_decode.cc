@@ -125,7 +125,7 @@ ffi::Error check_limits(const Call& call) {
   }
   constexpr size_t kRows = size_t(kDenseDecodePartialTiles) * kDenseDecodeTileRows;
   if (call.partial_outs != kRows * kDenseDecodeDimV || call.partial_lses != kRows ||
-      call.plan_entries != size_t(kDenseDecodeMaxCtas) * 4) {
+      call.plan_entries != size_t(kDenseDecodeMaxCtas) * kDenseDecodePlanEntry) {
     return refuse("scratch has another size than this extension works with");
   }
   return ffi::Error::Success();

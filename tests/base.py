@@ -9,18 +9,14 @@ import numpy as np
 from absl.testing import parameterized
 from results_file import TooFewDevices
 
-from jax_flash_mla import _ffi, _support
+from jax_flash_mla import _support
 from jax_flash_mla._check.operations import Operation
 from jax_flash_mla._check.tolerance import ARITHMETIC, KERNEL_ARITHMETIC, STORED_OUT_ARITHMETIC, error_ratio
 
-# What an operation can be tested with here: XLA; the custom call on the CPU, in test builds; and
-# the kernels, where every GPU has one.
-HOST_OPERATIONS = ("dense_decode",) if _ffi.HAS_HOST_TARGETS else ()
-
 
 def implementations_of(operation):
-    """The implementations of an operation that this machine has."""
-    host = (_support.HOST,) if operation in HOST_OPERATIONS else ()
+    """What can be tested here: XLA; in test builds the custom call on the CPU; the kernels, where every GPU has one."""
+    host = (_support.HOST,) if operation in _support.HOST_OPERATIONS else ()
     kernel = ("cuda",) if _support.local_architectures() and _support.supports(operation) is None else ()
     return ("xla", *host, *kernel)
 

@@ -24,22 +24,24 @@ from results_file import (  # noqa: E402, F401
 )
 from results_file import pytest_configure as configure_results  # noqa: E402
 
-from jax_flash_mla import _ffi, _support  # noqa: E402
+from jax_flash_mla import _extension, _support  # noqa: E402
 
 TESTS = pathlib.Path(__file__).parent
 HAS_KERNELS = any(_support.KERNELS.values())
+HAS_HOST_TARGETS = bool(_extension.HOST_TARGETS)
+HAS_EMULATOR = bool(_extension.EMULATOR)
 # What a build may lack: files that test it, what it is, whether it is here. The first pattern that fits a file counts.
 PARTS = (
-    ("emulator/*", "the emulator", bool(_ffi.EMULATOR)),
-    ("kernels/*_emulated.py", "the emulator", bool(_ffi.EMULATOR)),
+    ("emulator/*", "the emulator", HAS_EMULATOR),
+    ("kernels/*_emulated.py", "the emulator", HAS_EMULATOR),
     ("kernels/*", "kernels", HAS_KERNELS),
-    ("test_test_build.py", "what only test builds have", bool(_ffi.EMULATOR) or _ffi.HAS_HOST_TARGETS),
+    ("test_test_build.py", "handlers that only tests use", HAS_EMULATOR or HAS_HOST_TARGETS),
 )
 
 
 def pytest_configure(config):
     # Bazel sets it. The tests of a part that got lost would otherwise not be missed.
-    if os.environ.get("JAX_FLASH_MLA_TEST_BUILD") == "1" and not (_ffi.EMULATOR and _ffi.HAS_HOST_TARGETS):
+    if os.environ.get("JAX_FLASH_MLA_TEST_BUILD") == "1" and not (HAS_EMULATOR and HAS_HOST_TARGETS):
         raise pytest.UsageError("this should be a test build, with an emulator and with handlers for the CPU")
     config.stash[NOT_COLLECTED] = absent = {}
     for pattern, what, present in PARTS:
