@@ -40,7 +40,7 @@ PARTS = (
 
 
 def pytest_configure(config):
-    # Bazel sets it. The tests of a part that got lost would otherwise not be missed.
+    # Whoever makes a test build says so, as Bazel does; else nobody would miss the tests of a part that got lost.
     if os.environ.get("JAX_FLASH_MLA_TEST_BUILD") == "1" and not (HAS_EMULATOR and HAS_HOST_TARGETS):
         raise pytest.UsageError("this should be a test build, with an emulator and with handlers for the CPU")
     config.stash[NOT_COLLECTED] = absent = {}
