@@ -31,7 +31,7 @@ def dense_decode_with_scratch(
       k_cache: [pages, page_size, h_kv, d] of q's dtype.
       block_table: int32 [b, columns].
       cache_seqlens: int32 [b].
-      attn_sink: float32 [m, h_q]; m divides b.
+      attn_sink: float32 [m, h_q]; m divides b, or is 0: no sink.
       d_v, scale, causal: as in ``flash_mla_with_kvcache``.
       emulated: whether to run the kernel for GPUs on the CPU; in test builds alone.
 

@@ -1,10 +1,12 @@
-"""Handlers on a device that they have no kernel for, as which the emulator poses."""
+"""The handlers on the emulator: what they refuse, what is empty, and a device that they have no kernel for."""
 
 import os
 import subprocess
 import sys
 
 from absl.testing import parameterized
+
+from kernels.dense_decode_problem import HandlerTest
 
 CALL = """
 import jax, jax.numpy as jnp, jax_flash_mla as fm
@@ -18,11 +20,20 @@ except jax.errors.JaxRuntimeError as error:
 """
 
 
+class DenseDecodeHandlerTest(HandlerTest):
+    __test__ = True
+    emulated = True
+
+
 class DispatchTest(parameterized.TestCase):
+    """The emulator poses with other compute capabilities."""
+
     def call_on(self, capability):
         """What a process says that sees a device of a compute capability, which it asks for once."""
         environment = os.environ | {"JAX_FLASH_MLA_EMULATOR_CAPABILITY": capability}
-        done = subprocess.run([sys.executable, "-P", "-c", CALL], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", CALL], env=environment, capture_output=True, text=True, check=True
+        )
         return done.stdout.strip()
 
     @parameterized.parameters("8.0", "8.9", "10.0", "12.0")
