@@ -90,6 +90,28 @@ class VmapTest(OperationTest):
         want = [np.stack(x) for x in zip(*want)] if both is not None else want[0]
         self.assert_all_close(got, want)
 
+    @over(ALL + KERNEL_SIZED)
+    def test_no_members(self, operation):
+        batch, members = stacked(operation, np.random.default_rng(4), operation.optional, operation.required, 1)
+        axes = {n: 0 if n in operation.required else None for n in batch}
+        none = {n: x[:0] if axes[n] == 0 else x for n, x in batch.items()}
+
+        def call(kw):
+            return operation.call(self.implementation, **kw)
+
+        got = jax.jit(jax.vmap(call, in_axes=(axes,)))(none)
+        want = operation.want(**members[0])
+        self.assertEqual([x.shape for x in got], [(0, *np.shape(x)) for x in want])
+        if operation.gradients is None:
+            return
+        names = [n for n in operation.differentiable if n in batch]
+
+        def total(arrays):
+            return jax.vmap(call, in_axes=(axes,))(none | arrays)[0].sum()
+
+        for name, x in jax.jit(jax.grad(total))({n: none[n] for n in names}).items():
+            np.testing.assert_array_equal(x, np.zeros(none[name].shape), name)
+
     @over(ATTENTION + KERNEL_SIZED)
     def test_other_axes(self, operation):
         """in_axes and out_axes need not be the leading ones."""
