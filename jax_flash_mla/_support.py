@@ -262,7 +262,12 @@ def local_architectures() -> tuple[str, ...]:
 
 
 def _plain(name: str, value):
-    """A dtype or a cache format by its name, anything else as it is."""
+    """A dtype or a cache format by its name; a size as it is."""
     if name == "dtype":
-        return jnp.dtype(value).name
-    return getattr(value, "name", value) if name == "kv_format" else value
+        try:
+            return jnp.dtype(value).name
+        except TypeError as error:
+            raise TypeError(f"dtype must be a dtype or its name, got {value!r}.") from error
+    if name == "kv_format":
+        return getattr(value, "name", value)
+    return value if jax.export.is_symbolic_dim(value) else check.static_int(name, value, 0)

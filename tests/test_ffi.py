@@ -1,6 +1,9 @@
 """The custom calls: when they are used, and what stands in a program that has them."""
 
+import importlib
+import pathlib
 import sys
+import tempfile
 import types
 from unittest import mock
 
@@ -41,6 +44,33 @@ class LoadTest(parameterized.TestCase):
                 self.assertEqual(
                     why, f"the kernels were built for XLA FFI {major}.{minor + 1} and this jaxlib has {major}.{minor}"
                 )
+
+    @parameterized.named_parameters(("no_header", None), ("no_version", "#define SOMETHING_ELSE 1\n"))
+    def test_a_jaxlib_that_does_not_tell_its_version(self, header):
+        with tempfile.TemporaryDirectory() as folder:
+            if header is not None:
+                path = pathlib.Path(folder, "xla", "ffi", "api", "c_api.h")
+                path.parent.mkdir(parents=True)
+                path.write_text(header)
+            with mock.patch.object(jax.ffi, "include_dir", lambda: folder):
+                extension, why = self.load(self.extension((0, 1)))
+        self.assertIsNone(extension)
+        self.assertEqual(why, "this jaxlib does not tell the version of its XLA FFI")
+
+    @parameterized.named_parameters(
+        ("absent", ModuleNotFoundError("no", name="jax_flash_mla._C"), "it is pure JAX"),
+        (
+            "lacks_another",
+            ModuleNotFoundError("No module named 'x'", name="x"),
+            r"does not load \(No module named 'x'\)",
+        ),
+        ("broken", ImportError("libx.so: no such file"), r"does not load \(libx.so: no such file\)"),
+    )
+    def test_an_extension_that_does_not_load(self, error, text):
+        with mock.patch.object(importlib, "import_module", side_effect=error):
+            extension, why = _extension.load("_C")
+        self.assertIsNone(extension)
+        self.assertRegex(why, f"{text}$")
 
     def test_the_installed_interface(self):
         self.assertGreaterEqual(_extension.interface_version(), (0, 3))
