@@ -18,7 +18,10 @@ from jax_flash_mla._check.tolerance import ARITHMETIC, ROUNDING
 
 HAS_KERNEL = "cuda" in implementations_of("dense_decode")
 D_QK, D_V = 576, 512
-POISONS = dict(nan=np.nan, ones=np.uint32(0xFFFFFFFF).view(np.float32), large=1e30)
+# Numbers whose bits fill what a call overwrites; as integers the largest, -1, and a large one.
+POISONS = dict(
+    nan=np.uint32(0x7FFFFFFF).view(np.float32), ones=np.uint32(0xFFFFFFFF).view(np.float32), large=np.float32(1e30)
+)
 
 
 class Problem:
@@ -194,13 +197,20 @@ def custom_call(scale, causal, emulated):
     return jax.jit(run, donate_argnums=range(5, 10), keep_unused=True)
 
 
+def filled(buffer, poison):
+    """An array full of a float32's bits, or of the first of them where elements are smaller."""
+    size = jnp.dtype(buffer.dtype).itemsize
+    word = np.float32(poison).view(np.uint32) >> 8 * (4 - size)
+    return jax.lax.bitcast_convert_type(jnp.full(buffer.shape, word, f"uint{8 * size}"), buffer.dtype)
+
+
 def run_poisoned(problem, poison, emulated=False):
-    """Out and lse, from a call into buffers full of one value."""
+    """Out and lse, from a call into buffers full of the bits of one value."""
     arrays = problem.arrays()
     call = custom_call(problem.scale, problem.causal, emulated)
     empty = [jnp.zeros((), jnp.float32)] * 5
     shapes = jax.eval_shape(call, *arrays, *empty)
-    buffers = [jnp.full(x.shape, poison if x.dtype != jnp.int32 else 0x7FFFFFFF, x.dtype) for x in shapes]
+    buffers = [filled(x, poison) for x in shapes]
     places = [x.unsafe_buffer_pointer() for x in buffers]
     results = call(*arrays, *buffers)
     assert [x.unsafe_buffer_pointer() for x in results] == places, "the results are not in the poisoned buffers"
