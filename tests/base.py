@@ -2,10 +2,12 @@
 
 import functools
 import sys
+import unittest
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import parameterized
 from results_file import TooFewDevices
 
@@ -31,6 +33,11 @@ def devices_of(implementation):
         return jax.devices("cuda" if implementation == "cuda" else "cpu")
     except RuntimeError:
         return []
+
+
+def on_a_gpu(has_kernel, reason):
+    """Class decorator: tests that run a kernel on a GPU, or are skipped."""
+    return lambda cls: pytest.mark.cuda(unittest.skipUnless(has_kernel, reason)(cls))
 
 
 def for_each_implementation_of(operation):
@@ -89,6 +96,8 @@ def _runs(implementation, operation):
 def _copy(cls, implementation, attributes=()):
     attributes = dict(attributes, implementation=implementation, __module__=cls.__module__, __test__=True)
     copy = type(cls)(f"{cls.__name__}_{implementation}", (cls,), attributes)
+    if implementation == "cuda":
+        copy = pytest.mark.cuda(copy)
     setattr(sys.modules[cls.__module__], copy.__name__, copy)
     cls.__test__ = False
 

@@ -11,12 +11,13 @@ import ml_dtypes
 import numpy as np
 import oracle
 from absl.testing import parameterized
-from base import implementations_of
+from base import implementations_of, on_a_gpu
 
 from jax_flash_mla import _ffi, _support
 from jax_flash_mla._check.tolerance import ARITHMETIC, ROUNDING
 
 HAS_KERNEL = "cuda" in implementations_of("dense_decode")
+runs_the_kernel = on_a_gpu(HAS_KERNEL, "no GPU here has a dense decode kernel")
 D_QK, D_V = 576, 512
 # Numbers whose bits fill what a call overwrites; as integers the largest, -1, and a large one.
 POISONS = dict(

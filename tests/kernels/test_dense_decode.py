@@ -5,7 +5,6 @@ may be left over from before.
 """
 
 import functools
-import unittest
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +16,17 @@ from jax_flash_mla import _ffi
 from jax_flash_mla._check.tolerance import ARITHMETIC, ROUNDING
 from kernels.dense_decode_problem import (
     D_V,
-    HAS_KERNEL,
     POISONS,
     DenseDecodeTest,
     HandlerTest,
     Problem,
     bits,
     run_poisoned,
+    runs_the_kernel,
 )
 
 
-@unittest.skipUnless(HAS_KERNEL, "no GPU here has a dense decode kernel")
+@runs_the_kernel
 class DenseDecodeKernelTest(DenseDecodeTest):
     def check(self, problem):
         got = run_poisoned(problem, np.nan)
@@ -190,7 +189,7 @@ class DenseDecodeKernelTest(DenseDecodeTest):
                 np.testing.assert_array_equal(x, y)
 
 
-@unittest.skipUnless(HAS_KERNEL, "no GPU here has a dense decode kernel")
+@runs_the_kernel
 class DispatchTest(parameterized.TestCase):
     def test_the_kernel_is_what_runs(self):
         problem = Problem(np.random.default_rng(16), lengths=[100])
@@ -203,6 +202,6 @@ class DispatchTest(parameterized.TestCase):
         self.assertEqual(fm.which_implementation("dense_decode", page_size=24)[0], "xla")
 
 
-@unittest.skipUnless(HAS_KERNEL, "no GPU here has a dense decode kernel")
+@runs_the_kernel
 class DenseDecodeHandlerTest(HandlerTest):
     __test__ = True

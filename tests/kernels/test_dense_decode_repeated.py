@@ -7,7 +7,6 @@ import concurrent.futures
 import itertools
 import pathlib
 import tempfile
-import unittest
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ import numpy as np
 from absl.testing import parameterized
 
 from jax_flash_mla import _ffi
-from kernels.dense_decode_problem import D_V, HAS_KERNEL, POISONS, Problem, bits, run_poisoned
+from kernels.dense_decode_problem import D_V, POISONS, Problem, bits, run_poisoned, runs_the_kernel
 from kernels.device_load import loaded_device
 
 REPLAYS = 10_000
@@ -36,7 +35,7 @@ def is_captured(kind, listing):
     return False
 
 
-@unittest.skipUnless(HAS_KERNEL, "no GPU here has a dense decode kernel")
+@runs_the_kernel
 class RepeatedTest(parameterized.TestCase):
     def test_replays_with_changing_lengths(self):
         """Iterations of a loop that XLA runs as replays of one captured graph."""
