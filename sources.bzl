@@ -16,6 +16,7 @@ SOURCES = {
         "-DNDEBUG",
         "-lineinfo",
         "--expt-relaxed-constexpr",
+        "-Xptxas=-warn-spills,-warn-lmem-usage",
     ],
     "cuda": {
         "90a": [

@@ -3,6 +3,18 @@
 load("@rules_cc//cc/common:cc_info.bzl", "CcInfo")
 load("//:sources.bzl", "SOURCES")
 
+# What costs a kernel its speed ends the build: local memory, of which ptxas warns, and matrix instructions that wait for
+# each other, which is but information to it.
+_COMPILE = """
+said=$("$@" 2>&1) && status=0 || status=$?
+[ -z "$said" ] || echo "$said" >&2
+if grep -qE 'ptxas warning|are serialized' <<<"$said"; then
+  echo "no kernel may spill, use local memory or have its WGMMA serialised" >&2
+  exit 1
+fi
+exit $status
+"""
+
 def _cuda_objects_impl(ctx):
     contexts = [dep[CcInfo].compilation_context for dep in ctx.attr.deps]
     includes = [
@@ -15,6 +27,7 @@ def _cuda_objects_impl(ctx):
     for source in ctx.files.srcs:
         object = ctx.actions.declare_file("_objects/%s/%s.o" % (ctx.label.name, source.short_path))
         arguments = ctx.actions.args()
+        arguments.add(ctx.file._nvcc)
         arguments.add_all(SOURCES["nvcc_flags"])
         code = "compute_" if ctx.attr.emulated else "sm_"
         arguments.add("-gencode=arch=compute_%s,code=%s%s" % (ctx.attr.arch, code, ctx.attr.arch))
@@ -26,10 +39,11 @@ def _cuda_objects_impl(ctx):
             arguments.add_all(folders, before_each = "-isystem")
         arguments.add("-c", source)
         arguments.add("-o", object)
-        ctx.actions.run(
-            executable = ctx.file._nvcc,
+        ctx.actions.run_shell(
+            command = _COMPILE,
             arguments = [arguments],
             inputs = depset([source], transitive = [inputs]),
+            tools = [ctx.file._nvcc],
             outputs = [object],
             mnemonic = "CudaCompile",
             progress_message = "Compiling %s for sm_%s" % (source.short_path, ctx.attr.arch),

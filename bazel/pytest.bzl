@@ -1,12 +1,13 @@
-"""pytest_test: one file of tests, run against a wheel."""
+"""pytest_test: one file of tests, run against the wheel for tests."""
 
 load("@local_python//:defs.bzl", "PYTHON")
 
-# PYTHONSAFEPATH: what is imported is the wheel, not the folder of the same name beside the tests.
+# PYTHONSAFEPATH: what is imported is the wheel, not the folder of the same name beside the tests. Of a wheel for tests
+# pytest is told, so that none passes that has lost what it is for.
 _LAUNCHER = """#!/bin/bash
 set -euo pipefail
 {python} -m zipfile --extract {wheel} "$TEST_TMPDIR/site"
-export PYTHONPATH="$TEST_TMPDIR/site" PYTHONSAFEPATH=1
+export PYTHONPATH="$TEST_TMPDIR/site" PYTHONSAFEPATH=1 JAX_FLASH_MLA_TEST_BUILD=1
 exec {python} -m pytest {source} --junitxml="$XML_OUTPUT_FILE" \\
   ${{TESTBRIDGE_TEST_ONLY:+-k "$TESTBRIDGE_TEST_ONLY"}} "$@"
 """

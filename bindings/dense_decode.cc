@@ -1,9 +1,12 @@
 // Dense decode: what a call holds → checked → the kernel of the device's architecture.
 #include "bindings/dense_decode.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <sstream>
 #include <string>
+#include <utility>
 
 #include "bindings/device.h"
 #include "cuda/sm90/dense_decode/params.h"
@@ -38,7 +41,22 @@ Kernel kernel_for(const Device& device, ffi::DataType type) {
   return {};
 }
 
-ffi::Error refuse(const std::string& why) { return ffi::Error::InvalidArgument("dense_decode: " + why); }
+// The limit, and what was got.
+template <typename... Parts>
+ffi::Error refuse(const Parts&... parts) {
+  std::ostringstream text;
+  text << "dense_decode: ";
+  (text << ... << parts);
+  return ffi::Error::InvalidArgument(text.str());
+}
+
+using Sizes = ffi::Span<const int64_t>;
+
+std::string listed(Sizes sizes) {
+  std::string text;
+  for (int64_t size : sizes) text += (text.empty() ? "[" : ", ") + std::to_string(size);
+  return text.empty() ? "[]" : text + "]";
+}
 
 // What a call holds.
 struct Call {
@@ -46,11 +64,14 @@ struct Call {
   ffi::DataType type;
   int64_t d_qk, d_v;
   size_t partial_outs, partial_lses, plan_entries;  // elements of scratch
+
+  // Whether there is no element to compute.
+  bool is_empty() const { return params.b == 0 || params.s_q == 0; }
 };
 
-bool fits_int32(ffi::Span<const int64_t> sizes) {
+bool all_between(int64_t least, Sizes sizes) {
   for (int64_t size : sizes) {
-    if (size < 1 || size > std::numeric_limits<int32_t>::max()) return false;
+    if (size < least || size > std::numeric_limits<int32_t>::max()) return false;
   }
   return true;
 }
@@ -61,25 +82,38 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
                              ffi::Buffer<ffi::F32, 2> attn_sink, ffi::Result<ffi::AnyBuffer> out,
                              ffi::ResultBuffer<ffi::F32, 3> lse, ffi::ResultBuffer<ffi::F32, 3> partial_out,
                              ffi::ResultBuffer<ffi::F32, 2> partial_lse, ffi::ResultBuffer<ffi::S32, 2> plan) {
-  const auto refused = [](const char* why) { return ffi::Unexpected(refuse(why)); };
-  const auto q_sizes = q.dimensions(), k_sizes = k_cache.dimensions(), out_sizes = out->dimensions();
-  const auto table_sizes = block_table.dimensions(), sink_sizes = attn_sink.dimensions();
-  const auto lse_sizes = lse->dimensions();
+  const auto refused = [](const auto&... parts) { return ffi::Unexpected(refuse(parts...)); };
+  const Sizes q_sizes = q.dimensions(), k_sizes = k_cache.dimensions(), out_sizes = out->dimensions();
+  const Sizes table_sizes = block_table.dimensions(), sink_sizes = attn_sink.dimensions();
+  const Sizes length_sizes = cache_seqlens.dimensions(), lse_sizes = lse->dimensions();
   if (q_sizes.size() != 4 || k_sizes.size() != 4 || out_sizes.size() != 4) {
-    return refused("q, k_cache and out must have four dimensions");
+    return refused("q, k_cache and out must have four dimensions, got ", listed(q_sizes), ", ", listed(k_sizes),
+                   " and ", listed(out_sizes));
   }
   if (k_cache.element_type() != q.element_type() || out->element_type() != q.element_type()) {
-    return refused("k_cache and out must have q's element type");
+    return refused("k_cache and out must have q's element type, ", q.element_type(), ", got ", k_cache.element_type(),
+                   " and ", out->element_type());
   }
-  if (!fits_int32(q_sizes) || !fits_int32(k_sizes) || !fits_int32(table_sizes) || !fits_int32(sink_sizes)) {
-    return refused("every dimension must be from 1 to 2147483647");
-  }
+  const auto operands = [&] {
+    return "q " + listed(q_sizes) + ", k_cache " + listed(k_sizes) + ", block_table " + listed(table_sizes) +
+           ", cache_seqlens " + listed(length_sizes) + ", attn_sink " + listed(sink_sizes);
+  };
   const int64_t b = q_sizes[0], s_q = q_sizes[1], h_q = q_sizes[2], h_kv = k_sizes[2];
+  if (!all_between(0, q_sizes) || !all_between(0, k_sizes) || !all_between(0, table_sizes) ||
+      !all_between(0, sink_sizes)) {
+    return refused("no dimension may pass 2147483647, got ", operands());
+  }
+  if (!all_between(1, q_sizes.last(2)) || !all_between(1, k_sizes.last(3))) {
+    return refused("heads, their dimensions and the slots of a page must be at least 1, got ", operands());
+  }
   const bool fits = k_sizes[3] == q_sizes[3] && out_sizes[0] == b && out_sizes[1] == s_q && out_sizes[2] == h_q &&
                     out_sizes[3] <= q_sizes[3] && lse_sizes[0] == b && lse_sizes[1] == h_q && lse_sizes[2] == s_q &&
-                    table_sizes[0] == b && cache_seqlens.dimensions()[0] == b && sink_sizes[1] == h_q &&
-                    b % sink_sizes[0] == 0 && h_q % h_kv == 0;
-  if (!fits) return refused("the shapes do not fit together");
+                    table_sizes[0] == b && length_sizes[0] == b && sink_sizes[1] == h_q &&
+                    (sink_sizes[0] == 0 || b % sink_sizes[0] == 0) && h_q % h_kv == 0;
+  if (!fits) {
+    return refused("the shapes do not fit together, got ", operands(), ", out ", listed(out_sizes), ", lse ",
+                   listed(lse_sizes));
+  }
 
   Call call;
   call.type = q.element_type();
@@ -93,7 +127,7 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
   params.k_cache = k_cache.untyped_data();
   params.block_table = block_table.typed_data();
   params.cache_seqlens = cache_seqlens.typed_data();
-  params.attn_sink = attn_sink.typed_data();
+  params.attn_sink = sink_sizes[0] == 0 ? nullptr : attn_sink.typed_data();
   params.out = out->untyped_data();
   params.lse = lse->typed_data();
   params.partial_out = partial_out->typed_data();
@@ -106,29 +140,43 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
   params.num_pages = int32_t(k_sizes[0]);
   params.page_size = int32_t(k_sizes[1]);
   params.max_pages = int32_t(table_sizes[1]);
-  params.sink_rows = int32_t(sink_sizes[0]);
+  params.sink_rows = sink_sizes[0] == 0 ? 1 : int32_t(sink_sizes[0]);
   params.scale = scale;
   params.causal = causal;
+  if (params.num_pages == 0) {
+    // A pool without pages covers no length but 0, as a table without columns does. What is never read must still lie
+    // somewhere for the copy engine to know it.
+    params.max_pages = 0;
+    params.num_pages = 1;
+    params.k_cache = params.q;
+  }
   return call;
+}
+
+// Scratch must be of the sizes that the kernels know, for whatever dimension of values.
+ffi::Error check_scratch(const Call& call) {
+  constexpr size_t kRows = size_t(kDenseDecodePartialTiles) * kDenseDecodeTileRows;
+  constexpr size_t kPlan = size_t(kDenseDecodeMaxCtas) * kDenseDecodePlanEntry;
+  if (call.partial_outs == kRows * call.d_v && call.partial_lses == kRows && call.plan_entries == kPlan) {
+    return ffi::Error::Success();
+  }
+  return refuse("scratch must have ", kRows * call.d_v, ", ", kRows, " and ", kPlan, " elements, got ",
+                call.partial_outs, ", ", call.partial_lses, " and ", call.plan_entries);
 }
 
 // The limits of the kernels. They stand in the Python table too, which refuses in time and in better words.
 ffi::Error check_limits(const Call& call) {
   const DenseDecodeParams& params = call.params;
-  if (call.type != ffi::BF16 && call.type != ffi::F16) return refuse("q must be bfloat16 or float16");
+  if (call.type != ffi::BF16 && call.type != ffi::F16) return refuse("q must be BF16 or F16, got ", call.type);
   if (call.d_qk != kDenseDecodeDimQK || call.d_v != kDenseDecodeDimV) {
-    return refuse("keys must have 576 dimensions and values 512");
+    return refuse("keys must have ", kDenseDecodeDimQK, " dimensions and values ", kDenseDecodeDimV, ", got ",
+                  call.d_qk, " and ", call.d_v);
   }
-  if (params.page_size % 16 != 0) return refuse("the page size must be a multiple of 16");
-  if (int64_t(params.s_q) * params.h_q > (int64_t(1) << 31) - kDenseDecodeTileRows) {
-    return refuse("query tokens times heads must stay below 2^31 - 64");
-  }
-  constexpr size_t kRows = size_t(kDenseDecodePartialTiles) * kDenseDecodeTileRows;
-  if (call.partial_outs != kRows * kDenseDecodeDimV || call.partial_lses != kRows ||
-      call.plan_entries != size_t(kDenseDecodeMaxCtas) * 4) {
-    return refuse("scratch has another size than this extension works with");
-  }
-  return ffi::Error::Success();
+  if (params.page_size % 16 != 0) return refuse("the page size must be a multiple of 16, got ", params.page_size);
+  constexpr int64_t kMaxRows = (int64_t(1) << 31) - kDenseDecodeTileRows;
+  const int64_t rows = int64_t(params.s_q) * params.h_q;
+  if (rows > kMaxRows) return refuse("query tokens times heads must be at most ", kMaxRows, ", got ", rows);
+  return check_scratch(call);
 }
 
 // The handler's body.
@@ -140,6 +188,11 @@ const auto run = [](cudaStream_t stream, auto... arguments) -> ffi::Error {
   if (device.has_error()) return device.error();
   const Kernel kernel = kernel_for(**device, call->type);
   if (!kernel.launch) return no_kernel_for(**device, "dense_decode");
+  if (call->is_empty()) {
+    // Some work all the same: there are versions of XLA that refuse to capture a call that does none.
+    const size_t plan_bytes = call->plan_entries * sizeof(*call->params.plan);
+    return to_error(cudaMemsetAsync(call->params.plan, 0, plan_bytes, stream), "clearing the plan of dense_decode");
+  }
   return to_error(kernel.launch(call->params, (*device)->num_sms, stream), "launching dense_decode");
 };
 
@@ -173,10 +226,11 @@ auto with_signature(Binding binding) {
 }
 
 #ifdef JAX_FLASH_MLA_TESTING
-// The same call on the CPU, at any size and element type, in double precision.
+// The same call on the CPU, at any size and element type, in double precision: within no limits but those of memory.
 const auto run_on_host = [](auto... arguments) -> ffi::Error {
   const auto call = read_call(arguments...);
   if (call.has_error()) return call.error();
+  if (auto error = check_scratch(*call); error.failure()) return error;
   return host_dense_decode(call->params, call->type, int(call->d_qk), int(call->d_v));
 };
 #endif

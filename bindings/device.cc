@@ -2,6 +2,8 @@
 
 #include <array>
 #include <mutex>
+#include <optional>
+#include <string>
 
 namespace jax_flash_mla {
 
@@ -12,21 +14,22 @@ namespace {
 constexpr int kMaxDevices = 64;
 
 struct Entry {
-  std::once_flag once;
-  cudaError_t status = cudaSuccess;
-  Device device;
+  std::mutex mutex;
+  std::optional<Device> device;
 };
 
-void ask(int ordinal, Entry& entry) {
+cudaError_t ask(int ordinal, Device& device) {
+  cudaError_t status = cudaSuccess;
   const auto attribute = [&](int& value, cudaDeviceAttr which) {
-    if (entry.status == cudaSuccess) entry.status = cudaDeviceGetAttribute(&value, which, ordinal);
+    if (status == cudaSuccess) status = cudaDeviceGetAttribute(&value, which, ordinal);
   };
-  attribute(entry.device.major, cudaDevAttrComputeCapabilityMajor);
-  attribute(entry.device.minor, cudaDevAttrComputeCapabilityMinor);
-  attribute(entry.device.num_sms, cudaDevAttrMultiProcessorCount);
+  attribute(device.major, cudaDevAttrComputeCapabilityMajor);
+  attribute(device.minor, cudaDevAttrComputeCapabilityMinor);
+  attribute(device.num_sms, cudaDevAttrMultiProcessorCount);
   cudaDeviceProp properties;
-  if (entry.status == cudaSuccess) entry.status = cudaGetDeviceProperties(&properties, ordinal);
-  if (entry.status == cudaSuccess) entry.device.name = properties.name;
+  if (status == cudaSuccess) status = cudaGetDeviceProperties(&properties, ordinal);
+  if (status == cudaSuccess) device.name = properties.name;
+  return status;
 }
 
 }  // namespace
@@ -36,12 +39,20 @@ ffi::ErrorOr<const Device*> current_device() {
   int ordinal = 0;
   if (auto error = to_error(cudaGetDevice(&ordinal), "cudaGetDevice"); error.failure()) return ffi::Unexpected(error);
   if (ordinal >= kMaxDevices) {
-    return ffi::Unexpected(ffi::Error::Internal("device ordinals from 64 on are not supported"));
+    return ffi::Unexpected(
+        ffi::Error::Internal("device ordinals from 64 on are not supported, got " + std::to_string(ordinal)));
   }
   Entry& entry = entries[ordinal];
-  std::call_once(entry.once, ask, ordinal, std::ref(entry));
-  if (auto error = to_error(entry.status, "reading device attributes"); error.failure()) return ffi::Unexpected(error);
-  return &entry.device;
+  const std::lock_guard lock(entry.mutex);
+  if (!entry.device) {
+    // Kept once it succeeds: what failed may have been out of order for the moment.
+    Device device;
+    if (auto error = to_error(ask(ordinal, device), "reading device attributes"); error.failure()) {
+      return ffi::Unexpected(error);
+    }
+    entry.device = device;
+  }
+  return &*entry.device;
 }
 
 ffi::Error to_error(cudaError_t status, const char* what) {

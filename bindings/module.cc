@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "bindings/dense_decode.h"
+#include "cuda/sm90/dense_decode/params.h"
 
 namespace nb = nanobind;
 
@@ -36,6 +37,21 @@ nb::dict targets() {
   return all;
 }
 
+// {operation: {name: number}}: the sizes that kernels are compiled with, as the Python table has them too.
+nb::dict constants() {
+  using namespace jax_flash_mla;
+  nb::dict dense_decode;
+  dense_decode["dim_qk"] = kDenseDecodeDimQK;
+  dense_decode["dim_v"] = kDenseDecodeDimV;
+  dense_decode["tile_rows"] = kDenseDecodeTileRows;
+  dense_decode["max_ctas"] = kDenseDecodeMaxCtas;
+  dense_decode["partial_tiles"] = kDenseDecodePartialTiles;
+  dense_decode["plan_entry"] = kDenseDecodePlanEntry;
+  nb::dict all;
+  all["dense_decode"] = dense_decode;
+  return all;
+}
+
 // The CUDA version that the installed driver supports, e.g. 13000; 0 without a driver.
 int driver_version() {
   int version = 0;
@@ -48,6 +64,7 @@ NB_MODULE(_C, m) {
   m.doc() = "CUDA kernels of jax_flash_mla as XLA FFI handlers.";
   m.def("targets", &targets);
   m.def("driver_version", &driver_version);
+  m.attr("constants") = constants();
   m.attr("cuda_version") = CUDART_VERSION;
   m.attr("xla_ffi_version") = nb::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
   nb::list architectures;

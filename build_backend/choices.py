@@ -22,6 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CUDA = "JAX_FLASH_MLA_CUDA"
 ARCHS = "JAX_FLASH_MLA_CUDA_ARCHS"
+# Where the driver lists GPUs, of a container's host too.
+GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,11 @@ def choose() -> Choice:
     source = _source("auto", "system", "pypi", "none")
     if source == "none":
         return Choice((), None, f"no CUDA kernels ({CUDA}=none)")
-    architectures, reason = _architectures(os.environ.get(ARCHS) or "native")
+    setting = os.environ.get(ARCHS) or "native"
+    architectures, reason = _architectures(setting)
+    if not architectures and source != "auto" and setting != "none":
+        # Whoever names a compiler wants kernels, and pip shows nobody what a build that succeeds says.
+        raise SystemExit(f"{CUDA}={source} asks for kernels, but there are none to build ({reason}): set {ARCHS}")
     if not architectures:
         return Choice((), None, f"no CUDA kernels ({reason})")
     if (sys.platform, platform.machine()) not in (("linux", "x86_64"), ("linux", "aarch64")):
@@ -98,7 +104,8 @@ def _architectures(setting: str) -> tuple[tuple[str, ...], str]:
     if setting == "native":
         capabilities = _gpus()
         if not capabilities:
-            return (), "no NVIDIA GPU is seen here"
+            hidden = any(GPUS.glob("*"))
+            return (), "there is a GPU, but no nvidia-smi to ask which" if hidden else "no NVIDIA GPU is seen here"
         reason = f"the GPUs here have compute capability {', '.join(capabilities)}"
         # The kernels of 90a run on compute capability 9.0, those of 100f on 10.0 and 10.3.
         generations = {capability.partition(".")[0] for capability in capabilities}
@@ -106,7 +113,7 @@ def _architectures(setting: str) -> tuple[tuple[str, ...], str]:
     elif setting in ("all", "none"):
         chosen = set(kernels) if setting == "all" else set()
     else:
-        chosen = set(setting.split(","))
+        chosen = {arch.strip() for arch in setting.split(",")}
         if not chosen <= set(kernels):
             raise SystemExit(f"{reason} is none of native, all, none, or a list of {', '.join(kernels)}")
     written = tuple(arch for arch, files in kernels.items() if arch in chosen and files)
@@ -116,9 +123,10 @@ def _architectures(setting: str) -> tuple[tuple[str, ...], str]:
 def _gpus() -> list[str]:
     """The compute capabilities of this machine's GPUs, each once."""
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    printed = _output(command) if shutil.which(command[0]) else ""
-    capabilities = sorted(set(re.findall(r"^\d+\.\d+$", printed, flags=re.MULTILINE)))
-    if not capabilities and any(Path("/proc/driver/nvidia/gpus").glob("*")):
+    if not shutil.which(command[0]):
+        return []  # a container that was given no GPU may still see the host's in /proc
+    capabilities = sorted(set(re.findall(r"^\d+\.\d+$", _output(command), flags=re.MULTILINE)))
+    if not capabilities and any(GPUS.glob("*")):
         raise SystemExit(f"there is a GPU here, but nvidia-smi does not say which: set {ARCHS}, to all for instance")
     return capabilities
 

@@ -6,7 +6,7 @@ import importlib.metadata
 
 import jax
 
-from jax_flash_mla import _ffi, _support
+from jax_flash_mla import _extension, _support
 
 VERSION = "0.1.0.dev0"
 
@@ -21,13 +21,13 @@ def build_info() -> dict[str, object]:
       of the oldest driver that runs them, or None in a build without; ``jax`` and
       ``jaxlib``, the versions in this process.
     """
-    cuda = _ffi.EXTENSION.cuda_version if _ffi.EXTENSION else None
+    cuda = _extension.EXTENSION.cuda_version if _extension.EXTENSION else None
     return {
         "version": VERSION,
         "kernels": {operation: tuple(sorted(archs)) for operation, archs in _support.KERNELS.items()},
-        "targets": _ffi.TARGETS,
+        "targets": _extension.TARGETS,
         "cuda": cuda and _dotted(cuda),
-        "minimum_driver": cuda and MINIMUM_DRIVERS[cuda // 1000],
+        "minimum_driver": cuda and MINIMUM_DRIVERS.get(cuda // 1000, f"that of CUDA {cuda // 1000}"),
         "jax": jax.__version__,
         "jaxlib": importlib.metadata.version("jaxlib"),
     }
@@ -50,4 +50,4 @@ def export_safety_checks() -> list[jax.export.DisabledSafetyCheck]:
     Returns:
       One check for each name in ``build_info()["targets"]``.
     """
-    return [jax.export.DisabledSafetyCheck.custom_call(target) for target in _ffi.TARGETS]
+    return [jax.export.DisabledSafetyCheck.custom_call(target) for target in _extension.TARGETS]

@@ -14,11 +14,9 @@ from jax_flash_mla.reference import dense_decode as reference
 
 
 def _kernel(config, **operands):
-    """``reference.forward`` by the custom call, which takes no empty arrays and always a sink."""
-    if any(0 in operands[name].shape for name in ("q", "k_cache", "block_table")):
-        return reference.forward(config, **operands)
+    """``reference.forward`` by the custom call, where a sink without rows is none."""
     if operands["attn_sink"] is None:
-        operands["attn_sink"] = jnp.full((1, operands["q"].shape[2]), -jnp.inf, jnp.float32)
+        operands["attn_sink"] = jnp.zeros((0, operands["q"].shape[2]), jnp.float32)
     return _ffi.dense_decode(
         **operands,
         d_v=config.head_dim_v,

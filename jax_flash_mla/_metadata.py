@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from jax_flash_mla import _support
 from jax_flash_mla import _validation as check
 
-# Keys of one unit of work, and query rows of one tile.
-BLOCK_K = 64
-BLOCK_M = 64
+BLOCK_K = 64  # keys of one unit of work
+BLOCK_M = _support.SIZES["dense_decode"]["tile_rows"]
 # Most parts the work is cut into: one for each thread block of the largest launch.
-MAX_PARTS = 160
+MAX_PARTS = _support.SIZES["dense_decode"]["max_ctas"]
 
 
 def get_mla_metadata(
@@ -33,8 +33,8 @@ def get_mla_metadata(
       ``(tile_scheduler_metadata, num_splits)``: int32 [b, 2], for each request the
       length that the schedule is for and the units of work before it, where a unit is
       64 keys of one tile of query rows; and int32 [b + 1], the number of parts that
-      the requests before each are cut into when the work is dealt out evenly over 160
-      parts. A negative length counts as none.
+      the requests before each are cut into when the work is dealt out evenly over the
+      thread blocks of the largest launch. A negative length counts as none.
 
     Raises:
       TypeError: a wrong dtype, or a traced value for a static argument.

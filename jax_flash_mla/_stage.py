@@ -105,13 +105,13 @@ def _batchable(stage: Stage, implementation: Callable, config, present: tuple[st
 
     @jax.custom_batching.custom_vmap
     def call(*arrays):
-        return (plain if _on_explicit_mesh(arrays) else partitioned)(*arrays)
+        return (partitioned if _may_be_split(arrays) else plain)(*arrays)
 
     @call.def_vmap
     def fold_and_call(axis_size, in_batched, *arrays):
-        folded = _fold(stage, present, axis_size, in_batched, arrays)
-        results = call(*folded)
-        unfolded = tuple(r.reshape(axis_size, r.shape[0] // axis_size, *r.shape[1:]) for r in results)
+        folded, lengths = _fold(stage, present, axis_size, in_batched, arrays)
+        results = zip(call(*folded), stage.results_with(present), strict=True)
+        unfolded = tuple(r.reshape(axis_size, lengths[_leading(dims)], *r.shape[1:]) for r, dims in results)
         return unfolded, (True,) * len(unfolded)
 
     return call
@@ -121,54 +121,61 @@ def _batchable(stage: Stage, implementation: Callable, config, present: tuple[st
 # vmap
 
 
-def _fold(stage, present, axis_size, in_batched, arrays) -> list[jax.Array]:
-    """Moves a mapped axis into the leading axis of each operand."""
+def _fold(stage, present, axis_size, in_batched, arrays) -> tuple[list[jax.Array], dict[str, int]]:
+    """Moves a mapped axis into the leading axis of each operand.
+
+    Returns:
+      The operands, and how long each leading axis is in one member.
+    """
     result_leads = {_leading(dims) for dims in stage.results_with(present)}
-    mapped = dict(zip(present, in_batched, strict=True))
-    operands = dict(zip(present, arrays, strict=True))
-    folded = {}
-    shared = set()
-    for name, x in operands.items():
+    operands, shared, lengths = {}, set(), {}
+    for name, mapped, x in zip(present, in_batched, arrays, strict=True):
         lead = _leading(stage.operands[name])
+        lengths[lead] = x.shape[1 if mapped else 0]
         can_share = name in stage.pools or (lead == "m" and x.shape[0] == 1)
-        if not mapped[name] and can_share and lead not in result_leads:
-            folded[name] = x
+        if not mapped and can_share and lead not in result_leads:
             shared.add(name)
-            continue
-        if not mapped[name]:
+        elif not mapped:
             x = jnp.broadcast_to(x, (axis_size, *x.shape))
-        folded[name] = x.reshape(axis_size * x.shape[1], *x.shape[2:])
+        operands[name] = x
     for name, pool in stage.pools.items():
         if name in operands and name not in shared:
-            rows = folded[name].shape[: pool.axes]
-            folded[pool.ids] = _rebase(pool.ids, folded[pool.ids], math.prod(rows) // axis_size, axis_size)
-    return [folded[name] for name in present]
+            pool_size = math.prod(operands[name].shape[1 : 1 + pool.axes])
+            operands[pool.ids] = _rebase(pool.ids, operands[pool.ids], pool_size)
+    folded = [x if name in shared else x.reshape(axis_size * x.shape[1], *x.shape[2:]) for name, x in operands.items()]
+    return folded, lengths
 
 
-def _rebase(name, ids, pool_size, members):
-    """Ids into each member's own pool → ids into the stack of all pools.
+def _rebase(name, ids, pool_size):
+    """Ids of each member into its own pool → ids into the stack of all pools.
 
     An id outside its member's pool becomes −1 first, so that it cannot point into a
     neighbour's.
     """
+    members = ids.shape[0]
     if not check.is_symbolic(pool_size * members) and pool_size * members > INT32_MAX:
         raise ValueError(
             f"{name} cannot address {members} mapped pools of {pool_size} ids each: "
             f"together they pass the int32 limit of {INT32_MAX}; map fewer members at a time."
         )
-    per_member = ids.reshape(members, ids.shape[0] // members, *ids.shape[1:])
     first = jnp.arange(members, dtype=jnp.int32) * pool_size
-    first = first.reshape(members, *(1 for _ in per_member.shape[1:]))
-    known = (per_member >= 0) & (per_member < pool_size)
-    return jnp.where(known, per_member + first, -1).reshape(ids.shape)
+    first = first.reshape(members, *(1 for _ in ids.shape[1:]))
+    return jnp.where((ids >= 0) & (ids < pool_size), ids + first, -1)
 
 
 # --------------------------------------------------------------------------------------
 # jit over sharded arrays
 
 
-def _on_explicit_mesh(arrays) -> bool:
-    return any(jax.typeof(x).sharding.mesh.explicit_axes for x in arrays)
+def _may_be_split(arrays) -> bool:
+    """Whether the compiler is to split the computation: not on a mesh with explicit axes, nor where all are manual.
+
+    An axis of one device counts for nothing. JAX fails on a partitioning rule where such axes are
+    all that is not manual.
+    """
+    meshes = [jax.typeof(x).sharding.mesh for x in arrays]
+    splits = (mesh.empty or any(mesh.shape[axis] > 1 for axis in mesh.auto_axes) for mesh in meshes)
+    return all(splits) and not any(mesh.explicit_axes for mesh in meshes)
 
 
 def _compiled(stage, implementation, config, present) -> tuple[Callable, Callable]:

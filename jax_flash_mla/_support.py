@@ -2,7 +2,8 @@
 
 ``LIMITS`` says which shapes and dtypes a kernel takes; ``WRITTEN`` for which GPU
 architectures there is one, and ``KERNELS`` which of those this build has. Everything
-else runs in pure JAX.
+else runs in pure JAX. ``SIZES`` are those that kernels are compiled with, ``WORKSPACES``
+the scratch that follows from them.
 """
 
 from __future__ import annotations
@@ -14,14 +15,37 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from jax_flash_mla import _ffi
+from jax_flash_mla import _extension
 from jax_flash_mla import _validation as check
 from jax_flash_mla._kv_cache_format import KVCacheFormat
 
 IMPLEMENTATIONS = (None, "cuda", "xla")
 ARCHITECTURES = ("sm90", "sm100")
-MAX_ROWS = 2**31 - 64
+
+# The kernels' own sizes; the extension tells the same as ``constants``. For dense decode: dimensions of a key and of a
+# value; query rows of one tile; most thread blocks of a launch; partial tiles, of which a thread block leaves two at
+# most; numbers in an entry of the plan.
+SIZES = {
+    "dense_decode": dict(dim_qk=576, dim_v=512, tile_rows=64, max_ctas=160, partial_tiles=320, plan_entry=4),
+}
+
+
+def _dense_decode_workspace(d_v: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Partial outputs, partial lse, and the plan."""
+    sizes = SIZES["dense_decode"]
+    tiles = (sizes["partial_tiles"], sizes["tile_rows"])
+    return (
+        jax.ShapeDtypeStruct((*tiles, d_v), jnp.float32),
+        jax.ShapeDtypeStruct(tiles, jnp.float32),
+        jax.ShapeDtypeStruct((sizes["max_ctas"], sizes["plan_entry"]), jnp.int32),
+    )
+
+
+# Scratch of a call: more results, whose sizes follow from shapes and constants alone, so that a compiled program fits
+# every device.
+WORKSPACES = {"dense_decode": _dense_decode_workspace}
 
 
 class Limit(NamedTuple):
@@ -42,19 +66,21 @@ def _one_of(name: str, *values) -> Limit:
     return Limit((name,), lambda value: value in values, f"one of {', '.join(map(str, values))}")
 
 
+# Rows of a request are counted in int32, up to the end of the last tile.
+_MAX_ROWS = 2**31 - SIZES["dense_decode"]["tile_rows"]
 _FP8_FORMAT = _one_of("kv_format", *(fmt.name for fmt in KVCacheFormat))
 
 LIMITS: dict[str, tuple[Limit, ...]] = {
     "dense_decode": (
         _one_of("dtype", "bfloat16", "float16"),
-        _one_of("d_qk", 576),
-        _one_of("d_v", 512),
+        _one_of("d_qk", SIZES["dense_decode"]["dim_qk"]),
+        _one_of("d_v", SIZES["dense_decode"]["dim_v"]),
         Limit(("page_size",), lambda size: size % 16 == 0, "a multiple of 16"),
-        # Rows of a request are counted in int32. A size that is not known yet is the kernel's to refuse.
+        # A size that is not known yet is the kernel's to refuse.
         Limit(
             ("s_q", "h_q"),
-            lambda s_q, h_q: check.is_symbolic(s_q) or s_q * h_q <= MAX_ROWS,
-            f"of a product of at most {MAX_ROWS}",
+            lambda s_q, h_q: check.is_symbolic(s_q) or s_q * h_q <= _MAX_ROWS,
+            f"of a product of at most {_MAX_ROWS}",
         ),
     ),
     "sparse_decode": (
@@ -85,12 +111,14 @@ WRITTEN: dict[str, frozenset[str]] = {operation: frozenset() for operation in LI
     "dense_decode": frozenset({"sm90"}),
 }
 KERNELS: dict[str, frozenset[str]] = {
-    operation: archs.intersection(_ffi.EXTENSION.architectures if _ffi.EXTENSION else ())
+    operation: archs.intersection(_extension.EXTENSION.architectures if _extension.EXTENSION else ())
     for operation, archs in WRITTEN.items()
 }
 # What tests may ask for besides, on the CPU: the custom calls with the same operands and results, and the kernels.
 HOST = "host"
 EMULATED = "emulated"
+# The operations that have the former: a target is called jax_flash_mla.<operation>.<version>.
+HOST_OPERATIONS = frozenset(target.split(".")[1] for target in _extension.HOST_TARGETS)
 
 
 def supports(operation: str, *, arch: str | None = None, **shapes_and_dtypes) -> str | None:
@@ -122,7 +150,7 @@ def supports(operation: str, *, arch: str | None = None, **shapes_and_dtypes) ->
     if missing or not KERNELS[operation]:
         where = f" for {', '.join(missing)}" if missing else ""
         written = WRITTEN[operation].intersection(wanted or ARCHITECTURES)
-        why = f": {_ffi.UNAVAILABLE}" if written and _ffi.UNAVAILABLE else ""
+        why = f": {_extension.UNAVAILABLE}" if written and _extension.UNAVAILABLE else ""
         return f"this build has no {operation} kernel{where}{why}."
     return _old_driver() if local_architectures() else None
 
@@ -176,9 +204,9 @@ def resolve(operation: str, implementation: str | None, **shapes_and_dtypes) -> 
 
 def _choose(operation, implementation, shapes_and_dtypes) -> tuple[str, str]:
     """What ``resolve`` returns, and why."""
-    if _ffi.HAS_HOST_TARGETS and isinstance(implementation, str) and implementation == HOST:
+    if operation in HOST_OPERATIONS and isinstance(implementation, str) and implementation == HOST:
         return HOST, "the custom call on the CPU was asked for."
-    if _ffi.EMULATOR and isinstance(implementation, str) and implementation == EMULATED:
+    if _extension.EMULATOR and isinstance(implementation, str) and implementation == EMULATED:
         unfit = _unfit(operation, shapes_and_dtypes)
         if unfit is not None or not WRITTEN[operation]:
             raise NotImplementedError(
@@ -204,7 +232,7 @@ def _choose(operation, implementation, shapes_and_dtypes) -> tuple[str, str]:
 def _old_driver() -> str | None:
     """Why the installed driver does not run the kernels, or None."""
     # Drivers run what was built with any minor version of their major version.
-    needed, has = _ffi.EXTENSION.cuda_version // 1000, _ffi.EXTENSION.driver_version() // 1000
+    needed, has = _extension.EXTENSION.cuda_version // 1000, _extension.EXTENSION.driver_version() // 1000
     if has >= needed:
         return None
     return f"the kernels need a driver for CUDA {needed}, and the installed one is for CUDA {has}."
@@ -234,7 +262,12 @@ def local_architectures() -> tuple[str, ...]:
 
 
 def _plain(name: str, value):
-    """A dtype or a cache format by its name, anything else as it is."""
+    """A dtype or a cache format by its name; a size as it is."""
     if name == "dtype":
-        return jax.numpy.dtype(value).name
-    return getattr(value, "name", value) if name == "kv_format" else value
+        try:
+            return jnp.dtype(value).name
+        except TypeError as error:
+            raise TypeError(f"dtype must be a dtype or its name, got {value!r}.") from error
+    if name == "kv_format":
+        return getattr(value, "name", value)
+    return value if jax.export.is_symbolic_dim(value) else check.static_int(name, value, 0)

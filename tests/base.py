@@ -2,24 +2,23 @@
 
 import functools
 import sys
+import unittest
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import parameterized
-from operations import ALL, KERNEL_SIZED
+from results_file import TooFewDevices
 
-from jax_flash_mla import _ffi, _support
+from jax_flash_mla import _support
+from jax_flash_mla._check.operations import Operation
 from jax_flash_mla._check.tolerance import ARITHMETIC, KERNEL_ARITHMETIC, STORED_OUT_ARITHMETIC, error_ratio
-
-# What an operation can be tested with here: XLA; the custom call on the CPU, in test builds; and
-# the kernels, where every GPU has one.
-HOST_OPERATIONS = ("dense_decode",) if _ffi.HAS_HOST_TARGETS else ()
 
 
 def implementations_of(operation):
-    """The implementations of an operation that this machine has."""
-    host = (_support.HOST,) if operation in HOST_OPERATIONS else ()
+    """What can be tested here: XLA; in test builds the custom call on the CPU; the kernels, where every GPU has one."""
+    host = (_support.HOST,) if operation in _support.HOST_OPERATIONS else ()
     kernel = ("cuda",) if _support.local_architectures() and _support.supports(operation) is None else ()
     return ("xla", *host, *kernel)
 
@@ -34,6 +33,11 @@ def devices_of(implementation):
         return jax.devices("cuda" if implementation == "cuda" else "cpu")
     except RuntimeError:
         return []
+
+
+def on_a_gpu(has_kernel, reason):
+    """Class decorator: tests that run a kernel on a GPU, or are skipped."""
+    return lambda cls: pytest.mark.cuda(unittest.skipUnless(has_kernel, reason)(cls))
 
 
 def for_each_implementation_of(operation):
@@ -51,31 +55,39 @@ def for_each_implementation_of(operation):
     return decorate
 
 
-def for_each_implementation(cls):
-    """Class decorator: a copy of a test class over operations for each implementation.
+def over(cases):
+    """Test decorator: the test runs for each case, by each implementation that the case's operation has.
 
-    A copy has those of the tests whose operation, named in the test's name, has the
-    implementation; the one for XLA has all of them.
+    A case is an operation, or ``(label, operation, *others)``; the test gets what follows the label.
     """
+
+    def mark(test):
+        test.cases = [(case.name, case) if isinstance(case, Operation) else case for case in cases]
+        return test
+
+    return mark
+
+
+def for_each_implementation(cls):
+    """Class decorator: a copy of a test class for each implementation, with the cases that it has.
+
+    All tests of the class say what they are ``over``.
+    """
+    tests = {name: test for name, test in vars(cls).items() if name.startswith("test")}
+    for name in tests:
+        delattr(cls, name)  # what stays would be inherited
     for implementation in ("xla", _support.HOST, "cuda"):
-        if implementation == "cuda" and len(devices_of("cuda")) < cls.least_devices:
-            continue
-        left_out, kept = {}, False
-        for name in filter(lambda name: name.startswith("test"), dir(cls)):
-            # The longest name, since some are the beginnings of others.
-            named = (op for op in ALL + KERNEL_SIZED if op.name in name)
-            mentioned = max(named, key=lambda op: len(op.name), default=None)
-            if _runs(implementation, mentioned):
-                kept = True
-            else:
-                left_out[name] = None
-        if kept:
-            _copy(cls, implementation, left_out)
+        cases = {name: [case for case in test.cases if _runs(implementation, case[1])] for name, test in tests.items()}
+        attributes = {
+            name: parameterized.named_parameters(*cases[name])(test) for name, test in tests.items() if cases[name]
+        }
+        if attributes:
+            _copy(cls, implementation, attributes)
     return cls
 
 
 def _runs(implementation, operation):
-    if operation is None or operation.family is None:
+    if operation.family is None:
         return implementation == "xla"
     fits = operation.kernel_sized == (implementation == "cuda")
     return fits and implementation in implementations_of(operation.family)
@@ -84,6 +96,8 @@ def _runs(implementation, operation):
 def _copy(cls, implementation, attributes=()):
     attributes = dict(attributes, implementation=implementation, __module__=cls.__module__, __test__=True)
     copy = type(cls)(f"{cls.__name__}_{implementation}", (cls,), attributes)
+    if implementation == "cuda":
+        copy = pytest.mark.cuda(copy)
     setattr(sys.modules[cls.__module__], copy.__name__, copy)
     cls.__test__ = False
 
@@ -93,8 +107,17 @@ class OperationTest(parameterized.TestCase):
 
     __test__ = False
     implementation = "xla"
-    # How many devices the tests of the class need to mean anything.
-    least_devices = 1
+
+    def devices(self, most, least=1):
+        """So many of the devices that the implementation runs on, or fewer, where there are fewer.
+
+        A power of two, for sizes to be split by. Where there is not even the least number the
+        test is skipped: what it looks at is not there.
+        """
+        found = devices_of(self.implementation)
+        if len(found) < least:
+            raise TooFewDevices(f"needs {least} devices, and there {'is' if len(found) == 1 else 'are'} {len(found)}")
+        return found[: 1 << min(most, len(found)).bit_length() - 1]
 
     def assert_close(self, got, want, dtype=None, arithmetic=ARITHMETIC, what="result"):
         """Every element as close as ``error_ratio`` has it."""

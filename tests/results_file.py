@@ -1,7 +1,10 @@
 """A pytest plugin: ``--results FILE`` writes what passed, failed and was skipped, and on what.
 
-While this process has a CUDA device that kernels are made for, a skipped test is a
-failure: nothing that such a machine can test may go untested unseen.
+While this process has a CUDA device that a kernel is written for, a skipped test is a
+failure: nothing that such a machine can test may go untested unseen. Two things are none:
+a test that needs more devices than there are raises ``TooFewDevices``, and stays skipped;
+what tests a part that the build does not have is not collected at all (``conftest.py``),
+and told in the header and in the file.
 """
 
 import datetime
@@ -9,6 +12,13 @@ import json
 import pathlib
 
 import pytest
+
+# {what is not here: patterns of the files that test it}, set by a conftest.
+NOT_COLLECTED = pytest.StashKey[dict[str, list[str]]]()
+
+
+class TooFewDevices(pytest.skip.Exception):
+    """Skips a test that needs more devices than this process has."""
 
 
 def pytest_addoption(parser):
@@ -22,11 +32,17 @@ def pytest_configure(config):
         config.pluginmanager.register(ResultsFile(pathlib.Path(path)), "results-file")
 
 
+def pytest_report_header(config):
+    absent = config.stash.get(NOT_COLLECTED, {})
+    return [f"not collected for want of {what}: {', '.join(files)}" for what, files in absent.items()]
+
+
 def fit_devices():
-    """Architectures of this process's devices that kernels are made for."""
+    """Architectures of this process's devices that a kernel is written for."""
     from jax_flash_mla import _support
 
-    return [name for name in _support.local_architectures() if name in _support.ARCHITECTURES]
+    written = frozenset().union(*_support.WRITTEN.values())
+    return [name for name in _support.local_architectures() if name in written]
 
 
 def fail_if_it_could_have_run(report):
@@ -46,8 +62,12 @@ def reason_of(report):
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport():
-    return fail_if_it_could_have_run((yield))
+def pytest_runtest_makereport(call):
+    report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, TooFewDevices):
+        report.longrepr = (*report.longrepr[:-1], f"Skipped: {call.excinfo.value}")
+        return report
+    return fail_if_it_could_have_run(report)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -76,7 +96,7 @@ class ResultsFile:
         if not report.passed:
             self.pytest_runtest_logreport(report)
 
-    def pytest_sessionfinish(self, exitstatus):
+    def pytest_sessionfinish(self, session, exitstatus):
         from jax_flash_mla import build_info
         from jax_flash_mla._check.machine import commit, machine
 
@@ -91,6 +111,7 @@ class ResultsFile:
             "passed": sorted(passed),
             "failed": failed,
             "skipped": skipped,
+            "not_collected": session.config.stash.get(NOT_COLLECTED, {}),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(contents, indent=1) + "\n")

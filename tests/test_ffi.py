@@ -1,6 +1,9 @@
 """The custom calls: when they are used, and what stands in a program that has them."""
 
+import importlib
+import pathlib
 import sys
+import tempfile
 import types
 from unittest import mock
 
@@ -12,7 +15,7 @@ from base import OperationTest, for_each_implementation_of
 from operations import KERNEL_SIZED, named
 
 import jax_flash_mla as fm
-from jax_flash_mla import _ffi, _support
+from jax_flash_mla import _extension, _ffi, _support
 
 
 def as_if_built(**kernels):
@@ -30,10 +33,10 @@ class LoadTest(parameterized.TestCase):
             mock.patch.dict(sys.modules, {"jax_flash_mla._C": extension}),
             mock.patch.object(sys.modules["jax_flash_mla"], "_C", extension, create=True),
         ):
-            return _ffi._load()
+            return _extension.load("_C")
 
     def test_handlers_for_a_newer_interface_are_not_registered(self):
-        major, minor = _ffi._interface_version()
+        major, minor = _extension.interface_version()
         for version, fits in (((major, minor), True), ((major, 0), True), ((major, minor + 1), False)):
             extension, why = self.load(self.extension(version))
             self.assertEqual(extension is not None, fits)
@@ -42,13 +45,40 @@ class LoadTest(parameterized.TestCase):
                     why, f"the kernels were built for XLA FFI {major}.{minor + 1} and this jaxlib has {major}.{minor}"
                 )
 
+    @parameterized.named_parameters(("no_header", None), ("no_version", "#define SOMETHING_ELSE 1\n"))
+    def test_a_jaxlib_that_does_not_tell_its_version(self, header):
+        with tempfile.TemporaryDirectory() as folder:
+            if header is not None:
+                path = pathlib.Path(folder, "xla", "ffi", "api", "c_api.h")
+                path.parent.mkdir(parents=True)
+                path.write_text(header)
+            with mock.patch.object(jax.ffi, "include_dir", lambda: folder):
+                extension, why = self.load(self.extension((0, 1)))
+        self.assertIsNone(extension)
+        self.assertEqual(why, "this jaxlib does not tell the version of its XLA FFI")
+
+    @parameterized.named_parameters(
+        ("absent", ModuleNotFoundError("no", name="jax_flash_mla._C"), "it is pure JAX"),
+        (
+            "lacks_another",
+            ModuleNotFoundError("No module named 'x'", name="x"),
+            r"does not load \(No module named 'x'\)",
+        ),
+        ("broken", ImportError("libx.so: no such file"), r"does not load \(libx.so: no such file\)"),
+    )
+    def test_an_extension_that_does_not_load(self, error, text):
+        with mock.patch.object(importlib, "import_module", side_effect=error):
+            extension, why = _extension.load("_C")
+        self.assertIsNone(extension)
+        self.assertRegex(why, f"{text}$")
+
     def test_the_installed_interface(self):
-        self.assertGreaterEqual(_ffi._interface_version(), (0, 3))
+        self.assertGreaterEqual(_extension.interface_version(), (0, 3))
 
     def test_why_there_is_no_kernel(self):
         with (
             as_if_built(),
-            mock.patch.object(_ffi, "UNAVAILABLE", "it is pure JAX"),
+            mock.patch.object(_extension, "UNAVAILABLE", "it is pure JAX"),
             mock.patch.object(_support, "local_architectures", lambda: ()),
         ):
             self.assertEqual(fm.supports("dense_decode"), "this build has no dense_decode kernel: it is pure JAX.")
@@ -58,7 +88,7 @@ class LoadTest(parameterized.TestCase):
         old = types.SimpleNamespace(cuda_version=13000, driver_version=lambda: 12040)
         with (
             as_if_built(dense_decode=["sm90"]),
-            mock.patch.object(_ffi, "EXTENSION", old),
+            mock.patch.object(_extension, "EXTENSION", old),
             mock.patch.object(_support, "local_architectures", lambda: ("sm90",)),
         ):
             _support._old_driver.cache_clear()
@@ -72,7 +102,7 @@ class LoadTest(parameterized.TestCase):
         new = types.SimpleNamespace(cuda_version=13000, driver_version=lambda: 13010)
         with (
             as_if_built(dense_decode=["sm90"]),
-            mock.patch.object(_ffi, "EXTENSION", new),
+            mock.patch.object(_extension, "EXTENSION", new),
             mock.patch.object(_support, "local_architectures", lambda: tuple(sorted(set(devices)))),
         ):
             _support._old_driver.cache_clear()
@@ -113,8 +143,9 @@ class LoweringTest(parameterized.TestCase):
     @parameterized.named_parameters(named(KERNEL_SIZED))
     def test_scratch_is_the_same_for_every_device(self, operation):
         text = self.lowered("cuda", ("cuda",), operation)
-        for shape in ("320x64x512xf32", "320x64xf32", "160x4xi32"):
-            self.assertIn(shape, text)
+        for scratch in _support.WORKSPACES["dense_decode"](512):
+            kind = {"float32": "f32", "int32": "i32"}[scratch.dtype.name]
+            self.assertIn(f"tensor<{'x'.join(map(str, scratch.shape))}x{kind}>", text)
 
     def test_what_the_kernel_does_not_take(self):
         q, cache = jnp.zeros((1, 1, 2, 576), jnp.bfloat16), jnp.zeros((3, 24, 1, 576), jnp.bfloat16)
@@ -134,7 +165,7 @@ class PrivateImplementationTest(OperationTest):
         """Test builds alone take it."""
         q, cache = jnp.ones((1, 1, 2, 576), jnp.bfloat16), jnp.ones((3, 16, 1, 576), jnp.bfloat16)
         table, lengths = jnp.zeros((1, 3), jnp.int32), jnp.full(1, 5, jnp.int32)
-        if _ffi.HAS_HOST_TARGETS:
+        if _extension.HOST_TARGETS:
             out, _ = fm.flash_mla_with_kvcache(q, cache, table, lengths, implementation="host")
             np.testing.assert_array_equal(out, np.ones((1, 1, 2, 512)))
         else:

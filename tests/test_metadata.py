@@ -6,12 +6,22 @@ from absl.testing import parameterized
 from operations import int32
 
 import jax_flash_mla as fm
+from jax_flash_mla import _support
 
-PARTS = 160
+PARTS = _support.SIZES["dense_decode"]["max_ctas"]
+TILE_ROWS = _support.SIZES["dense_decode"]["tile_rows"]
 
 
 def units_of(length):
     return -(-max(0, int(length)) // 64)
+
+
+def splits_of(units, tiles):
+    """Deals the units out one by one and counts the parts that touch each request."""
+    per_part = max(1, -(-int(units.sum()) // max(1, PARTS // tiles)))
+    starts = np.cumsum(units) - units
+    touched = [len({unit // per_part for unit in range(s, s + n)}) or 1 for s, n in zip(starts, units)]
+    return np.concatenate([[0], np.cumsum(touched)])
 
 
 class MetadataTest(parameterized.TestCase):
@@ -26,18 +36,13 @@ class MetadataTest(parameterized.TestCase):
         np.testing.assert_array_equal(metadata[:, 0], lengths)
         np.testing.assert_array_equal(metadata[:, 1], np.cumsum(units) - units)
 
-        # Deal the units out one by one and count the parts that touch each request.
-        tiles = -(-rows // 64) * heads
-        per_part = max(1, -(-int(units.sum()) // max(1, PARTS // tiles)))
-        touched = [len({u // per_part for u in range(s, s + n)}) or 1 for s, n in zip(np.cumsum(units) - units, units)]
-        np.testing.assert_array_equal(num_splits, np.concatenate([[0], np.cumsum(touched)]))
+        np.testing.assert_array_equal(num_splits, splits_of(units, -(-rows // TILE_ROWS) * heads))
 
     def test_sparse(self):
         metadata, num_splits = fm.get_mla_metadata(int32([5, 90, 3]), 2 * 128, 1, 128, is_fp8_kvcache=True, topk=2048)
         np.testing.assert_array_equal(metadata, [[5, 0], [90, 32], [3, 64]])
-        self.assertEqual(num_splits[0], 0)
-        # Two query tokens of two tiles each: 40 parts for 96 units of keys.
-        np.testing.assert_array_equal(np.diff(num_splits), [11, 12, 11])
+        # Two query tokens of 128 rows each, and 2048 keys for each request.
+        np.testing.assert_array_equal(num_splits, splits_of(np.full(3, 32), 2 * -(-128 // TILE_ROWS)))
 
     def test_no_requests(self):
         metadata, num_splits = fm.get_mla_metadata(int32([]), 16, 1)

@@ -13,11 +13,13 @@ TESTS = pathlib.Path(__file__).resolve().parent
 
 EXAMPLE = """
 import pytest
+from results_file import TooFewDevices
 
 def test_passes(): pass
 def test_fails(): raise ValueError("not so")
 @pytest.mark.skip(reason="no such device")
 def test_skipped(): pass
+def test_of_two_devices(): raise TooFewDevices("needs 2 devices, and there is 1")
 @pytest.mark.xfail(reason="known")
 def test_fails_as_expected(): assert False
 @pytest.fixture
@@ -29,7 +31,11 @@ def test_fails_afterwards(spoilt): pass
 SKIPPED_MODULE = "import pytest; pytest.skip('not here', allow_module_level=True)"
 CONFTEST = """
 from jax_flash_mla import _support
+from results_file import NOT_COLLECTED
 _support.local_architectures = lambda: {architectures}
+
+def pytest_configure(config):
+    config.stash[NOT_COLLECTED] = dict(engine=["test_engine.py"])
 """
 
 
@@ -42,16 +48,22 @@ class ResultsFileTest(parameterized.TestCase):
             (folder / "conftest.py").write_text(CONFTEST.format(architectures=architectures))
             path = os.pathsep.join([str(TESTS), *sys.path])
             done = subprocess.run(
-                [sys.executable, "-m", "pytest", "-q", "-p", "results_file", "--results", "out/r.json", *options],
+                [sys.executable, "-m", "pytest", "-p", "results_file", "--results", "out/r.json", *options],
                 cwd=folder,
                 env=os.environ | {"PYTHONPATH": path},
                 capture_output=True,
                 text=True,
             )
             self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+            self.assertIn("not collected for want of engine: test_engine.py", done.stdout)
             return json.loads((folder / "out/r.json").read_text())
 
-    @parameterized.named_parameters(("no_device", (), ()), ("old_device", ("sm80",), ()), ("workers", (), ("-n", "2")))
+    @parameterized.named_parameters(
+        ("no_device", (), ()),
+        ("old_device", ("sm80",), ()),
+        ("no_kernel_written", ("sm100",), ()),
+        ("workers", (), ("-n", "2")),
+    )
     def test_skips(self, architectures, options):
         contents = self.run_pytest(architectures, *options)
         self.assertEqual(contents["passed"], ["test_example.py::test_passes"])
@@ -59,12 +71,14 @@ class ResultsFileTest(parameterized.TestCase):
             contents["skipped"],
             {
                 "test_example.py::test_fails_as_expected": "failed as expected: known",
+                "test_example.py::test_of_two_devices": "needs 2 devices, and there is 1",
                 "test_example.py::test_skipped": "no such device",
                 "test_module.py": "not here",
             },
         )
         self.assertEqual(set(contents["failed"]), {f"test_example.py::test_fails{x}" for x in ("", "_afterwards")})
-        self.assertEqual(contents["counts"], {"passed": 1, "failed": 2, "skipped": 3})
+        self.assertEqual(contents["counts"], {"passed": 1, "failed": 2, "skipped": 4})
+        self.assertEqual(contents["not_collected"], {"engine": ["test_engine.py"]})
         self.assertEqual(contents["exit_status"], 1)
         self.assertIn("jax", contents["machine"]["packages"])
         self.assertEqual(set(contents["machine"]), {"cards", "driver", "cuda", "python", "packages"})
@@ -76,4 +90,11 @@ class ResultsFileTest(parameterized.TestCase):
             "skipped although sm90 is present: no such device",
         )
         self.assertEqual(contents["failed"]["test_module.py"], "skipped although sm90 is present: not here")
-        self.assertEqual(contents["counts"], {"passed": 1, "failed": 4, "skipped": 1})
+        self.assertEqual(
+            contents["skipped"],
+            {
+                "test_example.py::test_fails_as_expected": "failed as expected: known",
+                "test_example.py::test_of_two_devices": "needs 2 devices, and there is 1",
+            },
+        )
+        self.assertEqual(contents["counts"], {"passed": 1, "failed": 4, "skipped": 2})

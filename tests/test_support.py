@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import types
 import warnings
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from absl.testing import parameterized
 from operations import ATTENTION, V32, named
 
 import jax_flash_mla as fm
-from jax_flash_mla import _support
+from jax_flash_mla import _extension, _support
 
 OPERATIONS = ("dense_decode", "sparse_decode", "sparse_prefill", "mha", "quantize", "append")
 
@@ -52,6 +54,14 @@ class SupportTest(parameterized.TestCase):
                 TypeError,
                 "page_size is not an argument of mha, which has dtype",
             ),
+            (
+                lambda: fm.supports("dense_decode", page_size="x"),
+                TypeError,
+                "page_size must be an int, got 'x' of type",
+            ),
+            (lambda: fm.supports("mha", d_qk=192.0, d_v=128), TypeError, "d_qk must be an int, got 192.0 of type"),
+            (lambda: fm.supports("mha", h_q=-1), ValueError, "h_q must be at least 0, got -1"),
+            (lambda: fm.supports("mha", dtype="int5"), TypeError, "dtype must be a dtype or its name, got 'int5'"),
             (
                 lambda: fm.which_implementation("mha", implementation="triton"),
                 ValueError,
@@ -117,6 +127,12 @@ class BuildTest(parameterized.TestCase):
             (info["jax"], info["jaxlib"]),
             (jax.__version__, jax.lib.__version__ if hasattr(jax.lib, "__version__") else info["jaxlib"]),
         )
+
+    def test_a_newer_cuda_than_this_knows(self):
+        new = types.SimpleNamespace(cuda_version=14010)
+        with mock.patch.object(_extension, "EXTENSION", new):
+            info = fm.build_info()
+        self.assertEqual((info["cuda"], info["minimum_driver"]), ("14.1", "that of CUDA 14"))
 
     def test_export_safety_checks_name_every_target(self):
         checks = fm.export_safety_checks()

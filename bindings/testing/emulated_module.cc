@@ -6,10 +6,13 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <memory>
-#include <mutex>
 #include <stdexcept>
+#include <string>
 #include <tuple>
+#include <vector>
 
 #include "bindings/dense_decode.h"
 #include "emulator/machine/machine.h"

@@ -3,10 +3,15 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <vector>
+
+#include "bindings/dense_decode.h"
 
 namespace jax_flash_mla {
 
@@ -89,18 +94,24 @@ class HostDenseDecode {
     }
     if (!sound) sum = kNaN;
     const double log_sum = sum == 0 ? -kInfinity : largest + std::log(sum);
-    const double sink = p_.attn_sink[int64_t(request) * p_.sink_rows / p_.b * p_.h_q + head];
-    const double share = sum == 0 ? 0 : 1 / (1 + std::exp(sink - log_sum));
+    const double share = sum == 0 ? 0 : 1 / (1 + std::exp(sink(request, head) - log_sum));
     lse = float(log_sum);
     for (int d = 0; d < d_v_; ++d) assign(out[d], sum == 0 ? 0 : share * weighted[d] / sum);
+  }
+
+  double sink(int request, int head) const {
+    if (!p_.attn_sink) return -kInfinity;
+    return p_.attn_sink[int64_t(request) * p_.sink_rows / p_.b * p_.h_q + head];
   }
 };
 
 }  // namespace
 
 ffi::Error host_dense_decode(const DenseDecodeParams& params, ffi::DataType type, int d_qk, int d_v) {
-  std::memset(params.partial_out, 0xFF, sizeof(float) * kDenseDecodePartialTiles);
-  std::memset(params.plan, 0xAB, sizeof(int32_t) * kDenseDecodeMaxCtas);
+  constexpr size_t kRows = size_t(kDenseDecodePartialTiles) * kDenseDecodeTileRows;
+  std::memset(params.partial_out, 0xFF, kRows * d_v * sizeof(float));
+  std::memset(params.partial_lse, 0xFF, kRows * sizeof(float));
+  std::memset(params.plan, 0xAB, size_t(kDenseDecodeMaxCtas) * kDenseDecodePlanEntry * sizeof(int32_t));
   switch (type) {
     case ffi::F32:
       HostDenseDecode<float>(params, d_qk, d_v).run();

@@ -1,6 +1,9 @@
 // The buffers of a call, known to the emulator while it lasts.
 #pragma once
 
+#include <cstddef>
+#include <type_traits>
+
 #include "emulator/runtime/runtime.h"
 #include "xla/ffi/api/ffi.h"
 

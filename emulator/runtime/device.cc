@@ -30,6 +30,18 @@ int chosen_num_sms() {
   return kNumSms;
 }
 
+int chosen_compute_capability() {
+  const char* name = "JAX_FLASH_MLA_EMULATOR_CAPABILITY";
+  const char* said = std::getenv(name);
+  if (!said || !*said) return kComputeCapability;
+  int major = 0, minor = 0, end = 0;
+  if (std::sscanf(said, "%d.%d%n", &major, &minor, &end) == 2 && !said[end] && major >= 1 && minor >= 0 && minor <= 9) {
+    return major * 10 + minor;
+  }
+  std::fprintf(stderr, "%s=%s: not like 9.0, ignored\n", name, said);
+  return kComputeCapability;
+}
+
 struct Attribute {
   cudaDeviceAttr which;
   int value;
@@ -67,8 +79,6 @@ constexpr Attribute kAttributes[] = {
     {cudaDevAttrMaxThreadsPerMultiProcessor, kMaxThreadsPerSm},
     {cudaDevAttrAsyncEngineCount, 3},
     {cudaDevAttrUnifiedAddressing, 1},
-    {cudaDevAttrComputeCapabilityMajor, kComputeCapability / 10},
-    {cudaDevAttrComputeCapabilityMinor, kComputeCapability % 10},
     {cudaDevAttrStreamPrioritiesSupported, 1},
     {cudaDevAttrGlobalL1CacheSupported, 1},
     {cudaDevAttrLocalL1CacheSupported, 1},
@@ -132,6 +142,11 @@ int resident_clusters(uint32_t cluster_size, uint32_t blocks_per_sm) {
   return int(clusters);
 }
 
+int compute_capability() {
+  static const int capability = chosen_compute_capability();
+  return capability;
+}
+
 size_t global_memory() {
   constexpr size_t kH200 = 150109880320;
   // Whether a byte was written takes another byte.
@@ -170,9 +185,18 @@ cudaError_t cudaGetDeviceFlags(unsigned int* flags) {
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int device) {
   if (!value) return fail(cudaErrorInvalidValue);
   if (device != 0) return fail(cudaErrorInvalidDevice);
-  if (which == cudaDevAttrMultiProcessorCount) {
-    *value = num_sms();
-    return cudaSuccess;
+  switch (which) {
+    case cudaDevAttrMultiProcessorCount:
+      *value = num_sms();
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = compute_capability() / 10;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = compute_capability() % 10;
+      return cudaSuccess;
+    default:
+      break;
   }
   const Attribute* attribute = find_attribute(which);
   if (!attribute) {
@@ -196,8 +220,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   std::copy_n(kMaxBlockDim, 3, p.maxThreadsDim);
   std::copy_n(kMaxGridDim, 3, p.maxGridSize);
   p.totalConstMem = size_t(value(cudaDevAttrTotalConstantMemory));
-  p.major = kComputeCapability / 10;
-  p.minor = kComputeCapability % 10;
+  p.major = compute_capability() / 10;
+  p.minor = compute_capability() % 10;
   p.multiProcessorCount = num_sms();
   p.canMapHostMemory = 1;
   p.concurrentKernels = 1;

@@ -29,6 +29,10 @@ inline constexpr int kGreatestPriority = -5;  // of a stream; the least is 0
 // kernels launch few blocks.
 int num_sms();
 
+// 90, unless the environment variable JAX_FLASH_MLA_EMULATOR_CAPABILITY says otherwise, e.g. 8.0: what the device says of
+// itself, for programs that choose by it. It runs the same kernels all the same.
+int compute_capability();
+
 // How many clusters of a size the device holds when a multiprocessor holds so many of their blocks.
 int resident_clusters(uint32_t cluster_size, uint32_t blocks_per_sm);
 

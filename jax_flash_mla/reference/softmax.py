@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_flash_mla import _vma
+from jax_flash_mla.reference.tiles import at_least_one
 
 
 class RunningSoftmax(NamedTuple):
@@ -84,15 +85,15 @@ def keys_share(lse, sink):
 
 
 def sink_per_problem(attn_sink, b):
-    """[m, h] → [b, h]: each row stands for b / m consecutive problems."""
+    """[m, h] → [b, h]: each row stands for b / m consecutive problems; no row, for none."""
     m, h = attn_sink.shape
-    return jnp.broadcast_to(attn_sink[:, None], (m, b // m, h)).reshape(b, h)
+    return jnp.broadcast_to(attn_sink[:, None], (m, b // at_least_one(m), h)).reshape(b, h)
 
 
 def sink_gradient(d_sink, m: int):
     """The transpose of ``sink_per_problem``."""
     b, h = d_sink.shape
-    return d_sink.reshape(m, b // m, h).sum(1)
+    return d_sink.reshape(m, b // at_least_one(m), h).sum(1)
 
 
 def gradients(scores, attends, lse, share, d_weights, delta, d_lse):

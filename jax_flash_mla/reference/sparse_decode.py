@@ -80,5 +80,5 @@ def backward(config, *, q, attn_sink, out, lse, d_out, d_lse, **lists):
     )
     caches = (lists["k_cache"], lists["extra_k_cache"])
     d_caches = [d.reshape(cache.shape) for d, cache in zip(d_pools, caches) if d is not None]
-    d_sinks = sink_gradient(d_sinks.reshape(b, s_q, -1).sum(1), attn_sink.shape[0])
+    d_sinks = sink_gradient(d_sinks.reshape(b, s_q, attn_sink.shape[1]).sum(1), attn_sink.shape[0])
     return (d_q.reshape(q.shape), *d_caches, d_sinks)

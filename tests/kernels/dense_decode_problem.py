@@ -1,6 +1,9 @@
 """Problems for the dense decode kernel, and calls of it into poisoned buffers."""
 
 import functools
+import math
+import re
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +11,18 @@ import ml_dtypes
 import numpy as np
 import oracle
 from absl.testing import parameterized
-from base import implementations_of
+from base import implementations_of, on_a_gpu
 
-from jax_flash_mla import _ffi
+from jax_flash_mla import _ffi, _support
 from jax_flash_mla._check.tolerance import ARITHMETIC, ROUNDING
 
 HAS_KERNEL = "cuda" in implementations_of("dense_decode")
+runs_the_kernel = on_a_gpu(HAS_KERNEL, "no GPU here has a dense decode kernel")
 D_QK, D_V = 576, 512
-POISONS = dict(nan=np.nan, ones=np.uint32(0xFFFFFFFF).view(np.float32), large=1e30)
+# Numbers whose bits fill what a call overwrites; as integers the largest, -1, and a large one.
+POISONS = dict(
+    nan=np.uint32(0x7FFFFFFF).view(np.float32), ones=np.uint32(0xFFFFFFFF).view(np.float32), large=np.float32(1e30)
+)
 
 
 class Problem:
@@ -73,9 +80,9 @@ class Problem:
             row[-(-int(length) // self.k_cache.shape[1]) :] = 2**31 - 1
 
     def arrays(self):
-        """What the custom call takes."""
-        sink = np.full(self.q.shape[2], -np.inf, np.float32) if self.attn_sink is None else self.attn_sink
-        return [jnp.asarray(x) for x in (self.q, self.k_cache, self.block_table, self.cache_seqlens, sink[None])]
+        """What the custom call takes: a sink without rows is none."""
+        sink = np.zeros((0, self.q.shape[2]), np.float32) if self.attn_sink is None else self.attn_sink[None]
+        return [jnp.asarray(x) for x in (self.q, self.k_cache, self.block_table, self.cache_seqlens, sink)]
 
     def want(self):
         with np.errstate(invalid="ignore"):
@@ -116,6 +123,68 @@ class DenseDecodeTest(parameterized.TestCase):
         self.assertLessEqual(np.abs(lse[finite] - want_lse[finite]).max(initial=0), ARITHMETIC * largest)
 
 
+class HandlerTest(parameterized.TestCase):
+    """What a handler that runs kernels makes of calls that it must not, or need not, launch anything for."""
+
+    __test__ = False
+    emulated = False
+
+    def call(self, *arrays):
+        return jax.block_until_ready(
+            _ffi.dense_decode(*arrays, d_v=D_V, scale=0.1, causal=False, emulated=self.emulated)
+        )
+
+    def assert_refused(self, text, *arrays):
+        with self.assertRaisesRegex(jax.errors.JaxRuntimeError, f"INVALID_ARGUMENT.*dense_decode: {text}"):
+            self.call(*arrays)
+
+    def test_bad_calls_are_errors(self):
+        """What Python would refuse comes back as an error, and the process lives on."""
+        q, k_cache, table, lengths, sink = Problem(np.random.default_rng(0), lengths=[100, 50], sink=True).arrays()
+        shapes = [re.escape(str(list(x.shape))) for x in (q, k_cache, table, lengths, sink)]
+        given = "q {}, k_cache {}, block_table {}, cache_seqlens {}, attn_sink {}".format
+        misfit = "the shapes do not fit together, got "
+        half, single = k_cache[..., :512], k_cache.astype(jnp.float32)
+        for text, *arrays in (
+            ("k_cache and out must have q's element type, F32, got BF16 and F32", q.astype(single.dtype), k_cache),
+            ("q must be BF16 or F16, got F32", q.astype(single.dtype), single),
+            ("keys must have 576 dimensions and values 512, got 512 and 512", q[..., :512], half),
+            ("the page size must be a multiple of 16, got 24", q, k_cache[:, :24]),
+            ("heads, their dimensions and the slots of a page must be at least 1, got q ", q, k_cache[:, :, :0]),
+            (misfit + given(*shapes[:2], rf"\[1, {table.shape[1]}\]", *shapes[3:]), q, k_cache, table[:1]),
+            (misfit + given(*shapes[:4], r"\[1, 3\]"), q, k_cache, table, lengths, sink[:, :3]),
+        ):
+            self.assert_refused(text, *arrays, *(q, k_cache, table, lengths, sink)[len(arrays) :])
+        out, _ = self.call(q, k_cache, table, lengths, sink)
+        self.assertTrue(np.isfinite(np.asarray(out, np.float32)).all())
+
+    def test_other_scratch_is_refused(self):
+        """An extension of another build."""
+        arrays = Problem(np.random.default_rng(1), lengths=[100]).arrays()
+        partial_out, partial_lse, plan = _support.WORKSPACES["dense_decode"](D_V)
+        small = jax.ShapeDtypeStruct((1, *plan.shape[1:]), plan.dtype)
+        counts = [math.prod(x.shape) for x in (partial_out, partial_lse, plan)]
+        text = "scratch must have {0}, {1} and {2} elements, got {0}, {1} and {3}".format(*counts, small.size)
+        with mock.patch.dict(_support.WORKSPACES, dense_decode=lambda d_v: (partial_out, partial_lse, small)):
+            self.assert_refused(text, *arrays)
+
+    @parameterized.parameters((0, 1), (2, 0), (0, 0))
+    def test_no_results(self, b, s_q):
+        q, k_cache, table, lengths, sink = Problem(np.random.default_rng(2), lengths=[10, 5], sink=True).arrays()
+        out, lse = self.call(q[:b, :s_q], k_cache, table[:b], lengths[:b], sink)
+        self.assertEqual((out.shape, lse.shape), ((b, s_q, 16, D_V), (b, 16, s_q)))
+
+    @parameterized.named_parameters(("pool", 1, 0), ("table", 2, 1))
+    def test_no_pages(self, operand, axis):
+        """Nothing to attend to, or a length that is out of range."""
+        problem = Problem(np.random.default_rng(3), lengths=[0, 5, 0])
+        arrays = problem.arrays()
+        arrays[operand] = jax.lax.slice_in_dim(arrays[operand], 0, 0, axis=axis)
+        out, lse = (np.asarray(x, np.float32) for x in self.call(*arrays))
+        self.assertTrue(np.isnan(out[1]).all() and np.isnan(lse[1]).all())
+        self.assertTrue((out[::2] == 0).all() and np.isneginf(lse[::2]).all())
+
+
 @functools.lru_cache(maxsize=64)
 def custom_call(scale, causal, emulated):
     """The call on operands and five buffers that become its results."""
@@ -129,13 +198,20 @@ def custom_call(scale, causal, emulated):
     return jax.jit(run, donate_argnums=range(5, 10), keep_unused=True)
 
 
+def filled(buffer, poison):
+    """An array full of a float32's bits, or of the first of them where elements are smaller."""
+    size = jnp.dtype(buffer.dtype).itemsize
+    word = np.float32(poison).view(np.uint32) >> 8 * (4 - size)
+    return jax.lax.bitcast_convert_type(jnp.full(buffer.shape, word, f"uint{8 * size}"), buffer.dtype)
+
+
 def run_poisoned(problem, poison, emulated=False):
-    """Out and lse, from a call into buffers full of one value."""
+    """Out and lse, from a call into buffers full of the bits of one value."""
     arrays = problem.arrays()
     call = custom_call(problem.scale, problem.causal, emulated)
     empty = [jnp.zeros((), jnp.float32)] * 5
     shapes = jax.eval_shape(call, *arrays, *empty)
-    buffers = [jnp.full(x.shape, poison if x.dtype != jnp.int32 else 0x7FFFFFFF, x.dtype) for x in shapes]
+    buffers = [filled(x, poison) for x in shapes]
     places = [x.unsafe_buffer_pointer() for x in buffers]
     results = call(*arrays, *buffers)
     assert [x.unsafe_buffer_pointer() for x in results] == places, "the results are not in the poisoned buffers"

@@ -1,38 +1,100 @@
-"""A few calls of every kernel, small, for compute-sanitizer.
+"""A few calls of every kernel, small and dangerous, for compute-sanitizer.
+
+    python tests/kernels/sanitize.py --all-tools
+
+runs them under each of its tools, prints a line for each, and fails where one has found anything. Without
+``--all-tools`` the calls run as they are, or under what is put before:
 
     compute-sanitizer --tool memcheck python tests/kernels/sanitize.py
-
-and the same with racecheck, initcheck and synccheck.
 """
 
+import argparse
 import os
 import pathlib
+import re
+import shutil
+import subprocess
 import sys
+import time
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("XLA_PYTHON_CLIENT_ALLOCATOR", "platform")  # each array an allocation of its own
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-import ml_dtypes
 import numpy as np
 
 from jax_flash_mla import _ffi
-from kernels.dense_decode_problem import D_V, Problem
+from kernels.dense_decode_problem import D_V, HAS_KERNEL, DenseDecodeTest, Problem
+
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+NO_FINDINGS = re.compile(r"^=+ (ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: 0 hazards.*)$", re.MULTILINE)
+
+
+def page_outside_the_pool(problem):
+    problem.block_table[1, 1] = problem.k_cache.shape[0]
+    problem.block_table[2, 0] = -(2**31)
+
+
+def length_out_of_range(problem):
+    problem.cache_seqlens[1] = 2**31 - 1
+    problem.cache_seqlens[2] = -1
+
+
+# {what is special: (the problem, what is changed in it)}
+DENSE_DECODE = {
+    "tiles of several tokens": (dict(lengths=[130, 0, 700], s_q=2, h_q=40, causal=True, sink=True), None),
+    "one request on the whole card": (dict(lengths=[2000], h_q=128), None),
+    "groups of heads, odd pages, float16": (
+        dict(lengths=[100, 333], h_q=6, h_kv=3, page_size=48, dtype=np.float16),
+        None,
+    ),
+    "many groups": (dict(lengths=[70, 200], s_q=3, h_q=32, h_kv=16, causal=True), None),
+    "small pages, many requests": (dict(lengths=[64] * 40, page_size=16), None),
+    "one page a request": (dict(lengths=[300, 304, 1], page_size=304), None),
+    "many strips": (dict(lengths=[200, 70], s_q=40, h_q=64, causal=True, sink=True), None),
+    "more queries than keys": (dict(lengths=[3, 0], s_q=70, causal=True), None),
+    "page outside the pool": (dict(lengths=[500, 300, 90], s_q=2, h_q=40), page_outside_the_pool),
+    "length out of range": (dict(lengths=[500, 300, 90], s_q=2, h_q=40, causal=True), length_out_of_range),
+}
+
+
+def run_calls():
+    if not HAS_KERNEL:
+        raise SystemExit("no GPU here has a dense decode kernel")
+    rng = np.random.default_rng(0)
+    for name, (options, change) in DENSE_DECODE.items():
+        problem = Problem(rng, **options)
+        problem.spoil_unused(np.nan)
+        if change:
+            change(problem)
+        results = _ffi.dense_decode(*problem.arrays(), d_v=D_V, scale=problem.scale, causal=problem.causal)
+        DenseDecodeTest().assert_right(problem, [np.asarray(x) for x in results])
+        print(f"dense decode, {name}: right")
+
+
+def run_under(tool):
+    """Whether all calls ran under a tool and it found nothing."""
+    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", sys.executable, __file__]
+    start = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    clean = done.returncode == 0 and bool(NO_FINDINGS.search(done.stdout))
+    print(f"{tool}: {'no findings' if clean else 'FAILED'}, {time.perf_counter() - start:.0f} s", flush=True)
+    if not clean:
+        print(done.stdout, flush=True)
+    return clean
 
 
 def main():
-    rng = np.random.default_rng(0)
-    for options in (
-        dict(lengths=[130, 0, 700], s_q=2, h_q=40, causal=True, sink=True),
-        dict(lengths=[2000], h_q=128),
-        dict(lengths=[100, 333], h_q=6, h_kv=3, page_size=48, dtype=np.float16),
-        dict(lengths=[64] * 40, h_q=16, page_size=16, dtype=ml_dtypes.bfloat16),
-    ):
-        problem = Problem(rng, **options)
-        problem.spoil_unused(np.nan)
-        out, lse = _ffi.dense_decode(*problem.arrays(), d_v=D_V, scale=problem.scale, causal=problem.causal)
-        assert np.isfinite(np.asarray(out, np.float32)).all()
-        print(options, float(np.abs(np.asarray(out, np.float32)).max()), np.asarray(lse).shape)
+    parser = argparse.ArgumentParser(description="calls of every kernel, for compute-sanitizer")
+    parser.add_argument("--all-tools", action="store_true", help=f"run them under {', '.join(TOOLS)}")
+    if not parser.parse_args().all_tools:
+        run_calls()
+        return
+    if not shutil.which("compute-sanitizer"):
+        raise SystemExit("compute-sanitizer is not on PATH")
+    clean = [run_under(tool) for tool in TOOLS]
+    if not all(clean):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

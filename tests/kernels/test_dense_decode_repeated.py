@@ -3,10 +3,10 @@
 A result that moves is a race. All comparisons here are of bits.
 """
 
+import concurrent.futures
+import itertools
 import pathlib
 import tempfile
-import threading
-import unittest
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,11 @@ import numpy as np
 from absl.testing import parameterized
 
 from jax_flash_mla import _ffi
-from kernels.dense_decode_problem import D_V, HAS_KERNEL, POISONS, Problem, bits, run_poisoned
+from kernels.dense_decode_problem import D_V, POISONS, Problem, bits, run_poisoned, runs_the_kernel
 from kernels.device_load import loaded_device
 
 REPLAYS = 10_000
+CALLS = 200  # of each thread
 
 
 def is_captured(kind, listing):
@@ -34,7 +35,7 @@ def is_captured(kind, listing):
     return False
 
 
-@unittest.skipUnless(HAS_KERNEL, "no GPU here has a dense decode kernel")
+@runs_the_kernel
 class RepeatedTest(parameterized.TestCase):
     def test_replays_with_changing_lengths(self):
         """Iterations of a loop that XLA runs as replays of one captured graph."""
@@ -77,20 +78,18 @@ class RepeatedTest(parameterized.TestCase):
         rng = np.random.default_rng(1)
         problems = [Problem(rng, lengths=rng.integers(0, 4000, 5), h_q=64 * (i + 1), s_q=i + 1) for i in range(2)]
         want = [bits(run_poisoned(p, 0.0)) for p in problems]
-        problems_seen = []
 
         def work(problem, want):
-            for i in range(200):
-                got = bits(run_poisoned(problem, list(POISONS.values())[i % len(POISONS)]))
-                if not all(np.array_equal(x, y) for x, y in zip(got, want)):
-                    problems_seen.append(i)
+            """How many of its calls gave the same bits."""
+            same = 0
+            for poison in itertools.islice(itertools.cycle(POISONS.values()), CALLS):
+                got = bits(run_poisoned(problem, poison))
+                same += all(np.array_equal(x, y) for x, y in zip(got, want))
+            return same
 
-        threads = [threading.Thread(target=work, args=pair) for pair in zip(problems, want)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.assertEqual(problems_seen, [])
+        with concurrent.futures.ThreadPoolExecutor(len(problems)) as pool:
+            running = [pool.submit(work, *pair) for pair in zip(problems, want)]
+            self.assertEqual([thread.result() for thread in running], [CALLS] * len(problems))
 
     def test_beside_another_stream(self):
         """The same bits while another stream loads the card, with all scratch poisoned."""

@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl.testing import parameterized
-from base import OperationTest, for_each_implementation
-from operations import ALL, ATTENTION, KERNEL_SIZED, named
+from base import OperationTest, for_each_implementation, over
+from operations import ALL, ATTENTION, KERNEL_SIZED
 
 import jax_flash_mla as fm
 
@@ -48,7 +47,7 @@ def symbolic_like(operation, operands):
 
 @for_each_implementation
 class ExportTest(OperationTest):
-    @parameterized.named_parameters(named(ALL + KERNEL_SIZED))
+    @over(ALL + KERNEL_SIZED)
     def test_symbolic_round_trip(self, operation):
         operands = operation.operands(np.random.default_rng(0), optional=operation.optional)
 
@@ -60,7 +59,7 @@ class ExportTest(OperationTest):
         restored = jax.export.deserialize(exported.serialize())
         self.assert_all_close(restored.call(operands), operation.want(**operands))
 
-    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
+    @over(ATTENTION + KERNEL_SIZED)
     def test_gradient_round_trip(self, operation):
         operands = operation.operands(np.random.default_rng(1), optional=operation.optional)
         q = operands.pop("q")
@@ -74,7 +73,7 @@ class ExportTest(OperationTest):
         got = jax.grad(restored.call)(q, operands)
         self.assert_close(got, np.asarray(jax.grad(loss)(q, operands), np.float64))
 
-    @parameterized.named_parameters(named(ALL + KERNEL_SIZED))
+    @over(ALL + KERNEL_SIZED)
     def test_lowering_for_cuda(self, operation):
         operands = operation.operands(np.random.default_rng(2), optional=operation.optional)
 

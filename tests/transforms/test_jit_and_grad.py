@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl.testing import parameterized
-from base import GRADIENT_ARITHMETIC, OperationTest, for_each_implementation
-from operations import ALL, ATTENTION, KERNEL_SIZED, named
+from base import GRADIENT_ARITHMETIC, OperationTest, for_each_implementation, over
+from operations import ALL, ATTENTION, KERNEL_SIZED
 
 
 def cotangents_like(rng, results):
@@ -15,7 +14,7 @@ def cotangents_like(rng, results):
 
 @for_each_implementation
 class JitTest(OperationTest):
-    @parameterized.named_parameters(named(ALL + KERNEL_SIZED))
+    @over(ALL + KERNEL_SIZED)
     def test_results(self, operation):
         rng = np.random.default_rng(0)
         for optional in ((), operation.optional):
@@ -24,12 +23,12 @@ class JitTest(OperationTest):
             got = jax.jit(lambda **kw: operation.call(self.implementation, **kw))(**operands)
             self.assert_all_close(got, want)
 
-    @parameterized.named_parameters(named(ALL + KERNEL_SIZED))
+    @over(ALL + KERNEL_SIZED)
     def test_without_jit(self, operation):
         operands = operation.operands(np.random.default_rng(1), optional=operation.optional)
         self.assert_all_close(operation.call(self.implementation, **operands), operation.want(**operands))
 
-    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
+    @over(ATTENTION + KERNEL_SIZED)
     def test_bfloat16_and_float16(self, operation):
         for seed, dtype in enumerate((jnp.bfloat16, jnp.float16)):
             operands = operation.operands(np.random.default_rng(seed), dtype, operation.optional)
@@ -54,13 +53,13 @@ class GradientTest(OperationTest):
             self.assertEqual(got.dtype, operands[name].dtype)
             self.assert_close(got, want[name], arithmetic=GRADIENT_ARITHMETIC, what=f"gradient of {name}")
 
-    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
+    @over(ATTENTION + KERNEL_SIZED)
     def test_gradients(self, operation):
         rng = np.random.default_rng(2)
         for optional in ((), operation.optional):
             self.check(operation, operation.operands(rng, optional=optional))
 
-    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
+    @over(ATTENTION + KERNEL_SIZED)
     def test_jacrev(self, operation):
         operands = operation.operands(np.random.default_rng(3))
         q = operands.pop("q")
@@ -74,7 +73,7 @@ class GradientTest(OperationTest):
             row = jax.grad(lambda q, i=i: some(q)[i])(q)
             self.assert_close(jacobian[i], np.asarray(row, np.float64))
 
-    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
+    @over(ATTENTION + KERNEL_SIZED)
     def test_scan(self, operation):
         operands = operation.operands(np.random.default_rng(4))
         q = operands.pop("q")
@@ -95,7 +94,7 @@ class GradientTest(OperationTest):
             got, want = jax.jit(transform(scanned))(q), jax.jit(transform(unrolled))(q)
             self.assert_close(got, np.asarray(want, np.float64), arithmetic=2e-5)
 
-    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
+    @over(ATTENTION + KERNEL_SIZED)
     def test_forward_mode_is_refused(self, operation):
         operands = operation.operands(np.random.default_rng(5))
         q = operands.pop("q")

@@ -2,17 +2,16 @@
 
 import jax
 import numpy as np
-from absl.testing import parameterized
-from base import OperationTest, for_each_implementation
+from base import OperationTest, for_each_implementation, over
 from inspection import stage_calls
-from operations import ATTENTION, KERNEL_SIZED, named
+from operations import ATTENTION, KERNEL_SIZED
 
 SAVE_OURS = jax.checkpoint_policies.save_only_these_names("jax_flash_mla.out", "jax_flash_mla.lse")
 
 
 @for_each_implementation
 class RematTest(OperationTest):
-    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
+    @over(ATTENTION + KERNEL_SIZED)
     def test_forward_calls(self, operation):
         operands = operation.operands(np.random.default_rng(0), optional=operation.optional)
         q = operands.pop("q")
@@ -32,7 +31,7 @@ class RematTest(OperationTest):
         for options in ({}, {"policy": SAVE_OURS}):
             self.assert_close(jax.jit(gradient(**options))(q), np.asarray(plain, np.float64))
 
-    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
+    @over(ATTENTION + KERNEL_SIZED)
     def test_scan_over_layers(self, operation):
         operands = operation.operands(np.random.default_rng(1))
         q = operands.pop("q")

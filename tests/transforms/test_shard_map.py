@@ -3,19 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl.testing import parameterized
-from base import OperationTest, devices_of, for_each_implementation
+import oracle
+from base import OperationTest, for_each_implementation, over
 from inspection import collectives
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from operations import ATTENTION, KERNEL_SIZED, OTHER, int32, named, normal
+from operations import ATTENTION, KERNEL_SIZED, OTHER, normal
 
 import jax_flash_mla as fm
-
-
-def mesh(implementation, **axes):
-    size = int(np.prod(list(axes.values())))
-    return Mesh(np.array(devices_of(implementation)[:size]).reshape(tuple(axes.values())), tuple(axes))
 
 
 @for_each_implementation
@@ -26,10 +21,8 @@ class DataParallelTest(OperationTest):
     SHARED = {"k_cache", "kv", "k", "v", "attn_sink", "extra_k_cache"}
 
     def setUp(self):
-        self.replicas = min(4, len(devices_of(self.implementation)))
-
-    def mesh(self):
-        return mesh(self.implementation, data=self.replicas)
+        self.mesh = Mesh(self.devices(most=4), ("data",))
+        self.replicas = self.mesh.size
 
     def split(self, operation):
         rng = np.random.default_rng(0)
@@ -44,18 +37,18 @@ class DataParallelTest(OperationTest):
         own = {n: x if n in self.SHARED else x[0] for n, x in operands.items()}
         return tuple(x[None] for x in operation.call(self.implementation, **own))
 
-    @parameterized.named_parameters(named(ATTENTION + OTHER + KERNEL_SIZED))
+    @over(ATTENTION + OTHER + KERNEL_SIZED)
     def test_results(self, operation):
         operands, specs, members = self.split(operation)
         mapped = jax.shard_map(
-            lambda kw: self.local(operation, kw), mesh=self.mesh(), in_specs=(specs,), out_specs=P("data")
+            lambda kw: self.local(operation, kw), mesh=self.mesh, in_specs=(specs,), out_specs=P("data")
         )
         compiled = jax.jit(mapped).lower(operands).compile()
         self.assertEqual(collectives(compiled), {})
         want = [operation.want(**m) for m in members]
         self.assert_all_close(jax.jit(mapped)(operands), [np.stack(x) for x in zip(*want)])
 
-    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
+    @over(ATTENTION + KERNEL_SIZED)
     def test_gradients(self, operation):
         operands, specs, members = self.split(operation)
         names = [n for n in operation.differentiable if n in operands]
@@ -70,7 +63,7 @@ class DataParallelTest(OperationTest):
                 return jnp.sum(weight * out)[None]
 
             specs_in = ({n: specs[n] for n in names}, rest_specs, P("data"))
-            return jax.shard_map(local, mesh=self.mesh(), in_specs=specs_in, out_specs=P("data"))(
+            return jax.shard_map(local, mesh=self.mesh, in_specs=specs_in, out_specs=P("data"))(
                 arrays, rest, weight
             ).sum()
 
@@ -82,7 +75,7 @@ class DataParallelTest(OperationTest):
             each = each.sum(0) if n in self.SHARED else each
             self.assert_close(got[n], each, arithmetic=2e-5, what=f"gradient of {n}")
 
-    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
+    @over(ATTENTION + KERNEL_SIZED)
     def test_scan_and_remat_inside(self, operation):
         """The carry of a scan keeps its type, under checkpoint too."""
         operands, specs, _ = self.split(operation)
@@ -99,36 +92,30 @@ class DataParallelTest(OperationTest):
             return jax.lax.scan(layer, q, None, length=2)[0][None]
 
         def run(check_vma):
-            mapped = jax.shard_map(local, mesh=self.mesh(), in_specs=(specs,), out_specs=P("data"), check_vma=check_vma)
+            mapped = jax.shard_map(local, mesh=self.mesh, in_specs=(specs,), out_specs=P("data"), check_vma=check_vma)
             return jax.jit(jax.value_and_grad(lambda q: mapped(dict(operands, q=q)).sum()))(operands["q"])
 
         for checked, unchecked in zip(run(True), run(False)):
             self.assert_close(checked, np.asarray(unchecked, np.float64))
 
 
+DECODE_SPECS = dict(q=P(None, None, "tp"), attn_sink=P("tp")), (P(None, None, "tp"), P(None, "tp"))
+PREFILL_SPECS = dict(q=P(None, "tp"), attn_sink=P("tp")), (P(None, "tp"),) * 3
+# Tensor parallelism: the operand on all devices, specs of the operands that are split, specs of the results.
+SPLIT_HEADS = {
+    "dense_decode": ("k_cache", *DECODE_SPECS),
+    "dense_decode_of_latents": ("k_cache", *DECODE_SPECS),
+    "sparse_decode_float": ("k_cache", *DECODE_SPECS),
+    "sparse_prefill": ("kv", *PREFILL_SPECS),
+}
+
+
 @for_each_implementation
 class TensorParallelTest(OperationTest):
     """Query heads split over devices, the latent cache on all of them."""
 
-    CASES = (
-        (
-            "dense_decode",
-            "k_cache",
-            dict(q=P(None, None, "tp"), attn_sink=P("tp")),
-            (P(None, None, "tp"), P(None, "tp")),
-        ),
-        (
-            "sparse_decode_float",
-            "k_cache",
-            dict(q=P(None, None, "tp"), attn_sink=P("tp")),
-            (P(None, None, "tp"), P(None, "tp")),
-        ),
-        ("sparse_prefill", "kv", dict(q=P(None, "tp"), attn_sink=P("tp")), (P(None, "tp"),) * 3),
-    )
-
-    @parameterized.named_parameters((name, *case) for name, *case in ((c[0], *c) for c in CASES))
-    def test_one_all_reduce_in_the_backward(self, name, pool, split, out_specs):
-        operation = next(op for op in ATTENTION if op.name == name)
+    @over([(op.name, op, *SPLIT_HEADS[op.name]) for op in ATTENTION + KERNEL_SIZED if op.name in SPLIT_HEADS])
+    def test_one_all_reduce_in_the_backward(self, operation, pool, split, out_specs):
         rng = np.random.default_rng(2)
         operands = operation.operands(rng, optional=("attn_sink",))
         if operands["q"].shape[-2] % 2:
@@ -136,7 +123,7 @@ class TensorParallelTest(OperationTest):
             operands["q"] = jnp.concatenate([operands["q"]] * 2, axis=-2)
             operands["attn_sink"] = jnp.concatenate([operands["attn_sink"]] * 2)
         specs = {n: split.get(n, P()) for n in operands}
-        tp = mesh(self.implementation, tp=2)
+        tp = Mesh(self.devices(most=2, least=2), ("tp",))
         mapped = jax.shard_map(
             lambda kw: operation.call(self.implementation, **kw), mesh=tp, in_specs=(specs,), out_specs=out_specs
         )
@@ -162,19 +149,19 @@ class TensorParallelTest(OperationTest):
 class ContextParallelTest(OperationTest):
     """Pages split over devices: each attends to its own, and the states are merged."""
 
-    def test_merge_is_the_only_communication(self):
+    @over([op for op in ATTENTION + KERNEL_SIZED if op.name in ("dense_decode", "dense_decode_of_latents")])
+    def test_merge_is_the_only_communication(self, operation):
+        cp = Mesh(self.devices(most=4, least=2), ("cp",))
         rng = np.random.default_rng(3)
-        shards, b, s_q, h_q, d, d_v, pages, page_size = 4, 2, 2, 4, 24, 16, 3, 4
-        cp = mesh(self.implementation, cp=shards)
-        q = normal(rng, (b, s_q, h_q, d), jnp.float32)
-        pool = normal(rng, (shards * pages, page_size, 1, d), jnp.float32)
-        table = int32(rng.permuted(np.tile(np.arange(pages), (shards, b, 1)), axis=2))
-        lengths = int32(rng.integers(0, pages * page_size + 1, (shards, b)))
-        lengths = lengths.at[0].set(0)
+        shards = [operation.operands(rng) for _ in range(cp.size)]
+        shards[0]["cache_seqlens"] = jnp.zeros_like(shards[0]["cache_seqlens"])
+        q = shards[0]["q"]
+        pool = jnp.concatenate([shard["k_cache"] for shard in shards])
+        table, lengths = (jnp.stack([shard[name] for shard in shards]) for name in ("block_table", "cache_seqlens"))
 
         def attend(q, pool, table, lengths):
-            out, lse = fm.flash_mla_with_kvcache(
-                q, pool, table[0], lengths[0], d_v, softmax_scale=0.2, implementation=self.implementation
+            out, lse = operation.call(
+                self.implementation, q=q, k_cache=pool, block_table=table[0], cache_seqlens=lengths[0]
             )
             outs = jax.lax.all_gather(out, "cp")
             lses = jax.lax.all_gather(jnp.swapaxes(lse, 1, 2), "cp")
@@ -185,25 +172,15 @@ class ContextParallelTest(OperationTest):
         mapped = jax.jit(
             jax.shard_map(attend, mesh=cp, in_specs=(P(), P("cp"), P("cp"), P("cp")), out_specs=(P("cp"), P("cp")))
         )
-        self.assertEqual(collectives(mapped.lower(q, pool, table, lengths).compile()), {"all-gather": 2})
+        found = collectives(mapped.lower(q, pool, table, lengths).compile())
+        self.assertEqual(list(found), ["all-gather"])
+        self.assertLessEqual(found["all-gather"], 2)  # a compiler may join the two
         out, lse = mapped(q, pool, table, lengths)
 
-        # One device with all pages: each shard's keys one after another.
-        slots = [
-            [
-                (shard * pages + int(table[shard, i, p // page_size])) * page_size + p % page_size
-                for shard in range(shards)
-                for p in range(int(lengths[shard, i]))
-            ]
-            for i in range(b)
-        ]
-        longest = max(map(len, slots))
-        ids = np.full((b, s_q, longest), -1, np.int32)
-        for i, row in enumerate(slots):
-            ids[i, :, : len(row)] = row
-        want_out, want_lse = fm.flash_mla_with_kvcache(
-            q, pool, None, None, d_v, softmax_scale=0.2, indices=int32(ids), implementation=self.implementation
+        states = [operation.want(**dict(shard, q=q)) for shard in shards]
+        want_out, want_lse = oracle.merge(
+            np.stack([out for out, _ in states]), np.stack([lse.swapaxes(1, 2) for _, lse in states])
         )
-        for shard in range(shards):
-            self.assert_close(out[shard], np.asarray(want_out, np.float64))
-            self.assert_close(lse[shard], np.asarray(jnp.swapaxes(want_lse, 1, 2), np.float64))
+        for shard in range(cp.size):
+            self.assert_close(out[shard], want_out)
+            self.assert_close(lse[shard], want_lse)

@@ -3,14 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl.testing import parameterized
-from base import OperationTest, devices_of, for_each_implementation
+from base import OperationTest, for_each_implementation, over
 from inspection import collectives
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from operations import ATTENTION, KERNEL_SIZED, int32, named, normal
-
-import jax_flash_mla as fm
+from operations import ATTENTION, KERNEL_SIZED
 
 # The batch axis of each operand, and of each result; None where it has none.
 BATCH = {
@@ -35,7 +32,6 @@ HEADS = {
     "sparse_prefill": dict(q=1, attn_sink=0),
     "mha": dict(q=-2, k=-2, v=-2),
 }
-DEVICES = 8
 
 
 def axes_of(table, operation):
@@ -56,14 +52,20 @@ def repeated(x, axis, times):
 
 
 BATCHED = tuple(op for op in ATTENTION + KERNEL_SIZED if axes_of(BATCH, op))
+# Where one of each size is enough.
+DENSE_DECODE = tuple(op for op in ATTENTION + KERNEL_SIZED if op.name in ("dense_decode", "dense_decode_of_latents"))
 
 
 @for_each_implementation
 class ShardedJitTest(OperationTest):
-    least_devices = DEVICES
+    def split_over(self, least=1):
+        """How many devices the mesh has from now on."""
+        self.mesh = Mesh(self.devices(most=8, least=least), ("x",))
+        return self.mesh.size
 
-    def setUp(self):
-        self.mesh = Mesh(np.array(devices_of(self.implementation)[:DEVICES]), ("x",))
+    def assert_split(self, x):
+        """Each device has its part of the first axis."""
+        self.assertEqual(x.sharding.shard_shape(x.shape)[0], x.shape[0] // self.mesh.size)
 
     def call(self, operation):
         return jax.jit(lambda kw: operation.call(self.implementation, **kw))
@@ -73,36 +75,36 @@ class ShardedJitTest(OperationTest):
             n: jax.device_put(x, NamedSharding(self.mesh, split_at(x, axes.get(n), "x"))) for n, x in operands.items()
         }
 
-    @parameterized.named_parameters(named(BATCHED))
+    @over(BATCHED)
     def test_batch(self, operation):
-        axes = axes_of(BATCH, operation)
+        devices, axes = self.split_over(), axes_of(BATCH, operation)
         operands = operation.operands(np.random.default_rng(0), optional=operation.optional)
-        operands = {n: repeated(x, axes[n], DEVICES) for n, x in operands.items()}
+        operands = {n: repeated(x, axes[n], devices) for n, x in operands.items()}
         placed = self.placed(operands, axes)
         call = self.call(operation)
         compiled = call.lower(placed).compile()
         self.assertEqual(collectives(compiled), {})
         got = call(placed)
         for result in got:
-            self.assertEqual(result.sharding.spec[0], "x")
+            self.assert_split(result)
         self.assert_all_close(got, operation.call(self.implementation, **operands))
 
         q = placed.pop("q")
         gradient = jax.jit(jax.grad(lambda q, kw: jnp.sum(operation.call(self.implementation, q=q, **kw)[0] ** 2)))
-        self.assertEqual(gradient(q, placed).sharding.spec[0], "x")
+        self.assert_split(gradient(q, placed))
         want = gradient(operands.pop("q"), operands)
         self.assert_close(gradient(q, placed), np.asarray(want, np.float64), arithmetic=1e-5)
 
-    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
+    @over(ATTENTION + KERNEL_SIZED)
     def test_heads(self, operation):
-        axes = axes_of(HEADS, operation)
+        devices, axes = self.split_over(), axes_of(HEADS, operation)
         operands = operation.operands(np.random.default_rng(1), optional=operation.optional)
-        operands = {n: repeated(x, axes.get(n), DEVICES) for n, x in operands.items()}
+        operands = {n: repeated(x, axes.get(n), devices) for n, x in operands.items()}
         placed = self.placed(operands, axes)
         call = self.call(operation)
         self.assertEqual(collectives(call.lower(placed).compile()), {})
         got = call(placed)
-        self.assertFalse(got[0].sharding.is_fully_replicated)
+        self.assertEqual(got[0].sharding.is_fully_replicated, devices == 1)
         self.assert_all_close(got, operation.call(self.implementation, **operands))
 
         names = [n for n in operation.differentiable if n in operands]
@@ -116,13 +118,14 @@ class ShardedJitTest(OperationTest):
         for n in names:
             self.assert_close(got[n], np.asarray(want[n], np.float64), arithmetic=2e-5, what=n)
 
-    @parameterized.named_parameters(named(BATCHED))
+    @over(BATCHED)
     def test_vmapped_batch(self, operation):
         """The mapped axis is the one that is split."""
+        devices = self.split_over()
         pools = {n for n, axis in axes_of(BATCH, operation).items() if axis is None and n != "attn_sink"}
         operands = operation.operands(np.random.default_rng(2), optional=operation.optional)
         operands = {
-            n: x if n in pools else jnp.stack([x * (i + 1) if x.dtype == jnp.float32 else x for i in range(DEVICES)])
+            n: x if n in pools else jnp.stack([x * (i + 1) if x.dtype == jnp.float32 else x for i in range(devices)])
             for n, x in operands.items()
         }
         placed = self.placed(operands, {n: 0 for n in operands if n not in pools})
@@ -131,11 +134,11 @@ class ShardedJitTest(OperationTest):
         self.assertEqual(collectives(call.lower(placed).compile()), {})
         self.assert_all_close(call(placed), call(operands))
 
-    def test_shared_pool_gradient_is_summed_over_the_batch_shards(self):
-        operation = next(op for op in ATTENTION if op.name == "dense_decode")
-        axes = axes_of(BATCH, operation)
+    @over(DENSE_DECODE)
+    def test_shared_pool_gradient_is_summed_over_the_batch_shards(self, operation):
+        devices, axes = self.split_over(least=2), axes_of(BATCH, operation)
         operands = operation.operands(np.random.default_rng(3))
-        operands = {n: repeated(x, axes[n], DEVICES) for n, x in operands.items()}
+        operands = {n: repeated(x, axes[n], devices) for n, x in operands.items()}
         placed = self.placed(operands, axes)
 
         def loss(pool, kw):
@@ -147,25 +150,23 @@ class ShardedJitTest(OperationTest):
         got, want = gradient(pool, placed), gradient(operands.pop("k_cache"), operands)
         self.assert_close(got, np.asarray(want, np.float64), arithmetic=2e-5)
 
-    def test_sharded_pool_is_gathered(self):
-        rng = np.random.default_rng(4)
-        pool = normal(rng, (DEVICES, 4, 1, 24), jnp.float32)
-        q = normal(rng, (2, 1, 4, 24), jnp.float32)
-        table, lengths = int32([[0, 7], [3, 5]]), int32([8, 5])
+    @over(DENSE_DECODE)
+    def test_sharded_pool_is_gathered(self, operation):
+        devices = self.split_over(least=2)
+        operands = operation.operands(np.random.default_rng(4))
+        # As many times the pool, and table entries all over it.
+        table, pages = operands["block_table"], operands["k_cache"].shape[0]
+        operands["k_cache"] = repeated(operands["k_cache"], 0, devices)
+        operands["block_table"] = table + pages * (jnp.arange(table.size).reshape(table.shape) % devices)
+        call, placed = self.call(operation), self.placed(operands, dict(k_cache=0))
+        self.assertEqual(collectives(call.lower(placed).compile()), {"all-gather": 1})
+        self.assert_all_close(call(placed), operation.want(**operands))
 
-        @jax.jit
-        def call(q, pool):
-            return fm.flash_mla_with_kvcache(q, pool, table, lengths, 16, implementation=self.implementation)
-
-        sharded = jax.device_put(pool, NamedSharding(self.mesh, P("x")))
-        self.assertEqual(collectives(call.lower(q, sharded).compile()), {"all-gather": 1})
-        self.assert_all_close(call(q, sharded), call(q, pool))
-
-    def test_uneven_and_conflicting_shardings_are_right(self):
-        operation = next(op for op in ATTENTION if op.name == "dense_decode")
+    @over(DENSE_DECODE)
+    def test_uneven_and_conflicting_shardings_are_right(self, operation):
+        devices, axes = self.split_over(least=2), axes_of(BATCH, operation)
         operands = operation.operands(np.random.default_rng(5), optional=operation.optional)
-        axes = axes_of(BATCH, operation)
-        operands = {n: repeated(x, axes[n], DEVICES) for n, x in operands.items()}
+        operands = {n: repeated(x, axes[n], devices) for n, x in operands.items()}
         call = self.call(operation)
         want = call(operands)
         conflicting = self.placed(operands, dict(q=3, block_table=0, k_cache=3))
@@ -178,32 +179,29 @@ class ShardedJitTest(OperationTest):
         got = jax.jit(uneven)(self.placed(operands, axes))
         self.assert_all_close(got, jax.jit(uneven)(operands))
 
-    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
+    @over(ATTENTION + KERNEL_SIZED)
     def test_part_of_the_mesh_manual(self, operation):
         """Inside a shard_map over one axis of two, the other left to the compiler."""
-        mesh = Mesh(np.array(devices_of(self.implementation)[:4]).reshape(2, 2), ("x", "y"))
+        devices = np.array(self.devices(most=4))
         operands = operation.operands(np.random.default_rng(6))
-        spec = P()
-        mapped = jax.shard_map(
-            lambda kw: operation.call(self.implementation, **kw),
-            mesh=mesh,
-            in_specs=(spec,),
-            out_specs=spec,
-            axis_names={"x"},
-        )
-        self.assert_all_close(jax.jit(mapped)(operands), operation.want(**operands))
+        for left in {1, min(2, devices.size)}:
+            mapped = jax.shard_map(
+                lambda kw: operation.call(self.implementation, **kw),
+                mesh=Mesh(devices.reshape(-1, left), ("x", "y")),
+                in_specs=(P(),),
+                out_specs=P(),
+                axis_names={"x"},
+            )
+            self.assert_all_close(jax.jit(mapped)(operands), operation.want(**operands))
 
 
 @for_each_implementation
 class ExplicitMeshTest(OperationTest):
-    least_devices = DEVICES
-
     def setUp(self):
-        self.mesh = jax.make_mesh(
-            (2,), ("x",), axis_types=(AxisType.Explicit,), devices=devices_of(self.implementation)[:2]
-        )
+        devices = self.devices(most=2)
+        self.mesh = jax.make_mesh((len(devices),), ("x",), axis_types=(AxisType.Explicit,), devices=devices)
 
-    @parameterized.named_parameters(named(BATCHED))
+    @over(BATCHED)
     def test_sharded_operand_is_refused(self, operation):
         operands = operation.operands(np.random.default_rng(0))
         with jax.set_mesh(self.mesh):
@@ -213,7 +211,7 @@ class ExplicitMeshTest(OperationTest):
             with self.assertRaisesRegex(ValueError, r"q is sharded .* jax\.shard_map"):
                 operation.call(self.implementation, **placed)
 
-    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
+    @over(ATTENTION + KERNEL_SIZED)
     def test_replicated_operands(self, operation):
         operands = operation.operands(np.random.default_rng(1))
         with jax.set_mesh(self.mesh):

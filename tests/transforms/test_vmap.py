@@ -5,9 +5,8 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl.testing import parameterized
-from base import OperationTest, for_each_implementation
-from operations import ALL, ATTENTION, KERNEL_SIZED, named
+from base import OperationTest, for_each_implementation, over
+from operations import ALL, ATTENTION, KERNEL_SIZED
 
 MEMBERS = 3
 
@@ -43,19 +42,19 @@ class VmapTest(OperationTest):
         want = [operation.want(**member) for member in members]
         self.assert_all_close(got, [np.stack(x) for x in zip(*want)])
 
-    @parameterized.named_parameters(REQUIRED)
+    @over(REQUIRED)
     def test_required(self, operation, mapped):
         self.check(operation, mapped, ())
 
-    @parameterized.named_parameters(OPTIONAL)
+    @over(OPTIONAL)
     def test_optional_alone(self, operation, mapped):
         self.check(operation, mapped, operation.optional)
 
-    @parameterized.named_parameters(named(ALL + KERNEL_SIZED))
+    @over(ALL + KERNEL_SIZED)
     def test_all_together(self, operation):
         self.check(operation, (*operation.required, *operation.optional), operation.optional)
 
-    @parameterized.named_parameters(named(ALL + KERNEL_SIZED))
+    @over(ALL + KERNEL_SIZED)
     def test_nested(self, operation):
         """Two levels; the first operand is mapped by the inner one alone, the last by both."""
         rng = np.random.default_rng(11)
@@ -91,7 +90,29 @@ class VmapTest(OperationTest):
         want = [np.stack(x) for x in zip(*want)] if both is not None else want[0]
         self.assert_all_close(got, want)
 
-    @parameterized.named_parameters(named(ATTENTION + KERNEL_SIZED))
+    @over(ALL + KERNEL_SIZED)
+    def test_no_members(self, operation):
+        batch, members = stacked(operation, np.random.default_rng(4), operation.optional, operation.required, 1)
+        axes = {n: 0 if n in operation.required else None for n in batch}
+        none = {n: x[:0] if axes[n] == 0 else x for n, x in batch.items()}
+
+        def call(kw):
+            return operation.call(self.implementation, **kw)
+
+        got = jax.jit(jax.vmap(call, in_axes=(axes,)))(none)
+        want = operation.want(**members[0])
+        self.assertEqual([x.shape for x in got], [(0, *np.shape(x)) for x in want])
+        if operation.gradients is None:
+            return
+        names = [n for n in operation.differentiable if n in batch]
+
+        def total(arrays):
+            return jax.vmap(call, in_axes=(axes,))(none | arrays)[0].sum()
+
+        for name, x in jax.jit(jax.grad(total))({n: none[n] for n in names}).items():
+            np.testing.assert_array_equal(x, np.zeros(none[name].shape), name)
+
+    @over(ATTENTION + KERNEL_SIZED)
     def test_other_axes(self, operation):
         """in_axes and out_axes need not be the leading ones."""
         operands = operation.operands(np.random.default_rng(3))
@@ -138,7 +159,7 @@ class VmapGradientTest(OperationTest):
         axes = tuple({n: 0 if n in mapped else None for n in part} for part in (names, rest))
         return split(batch), [want(m) for m in members], loss, weight, axes
 
-    @parameterized.named_parameters(
+    @over(
         [(f"{op}_{label}", op, label) for op in ATTENTION + KERNEL_SIZED for label in ("queries_mapped", "all_mapped")]
     )
     def test_both_orders(self, operation, label):

@@ -62,6 +62,7 @@ struct Row {
 
 // The part e^lse / (e^lse + e^sink) of the probability that is the keys'; lse is not -inf.
 __device__ __forceinline__ float keys_share(const DenseDecodeParams& params, int request, int head, float lse) {
+  if (!params.attn_sink) return 1.0f;
   const int64_t sink_row = int64_t(request) * params.sink_rows / params.b;
   return 1.0f / (1.0f + __expf(params.attn_sink[sink_row * params.h_q + head] - lse));
 }

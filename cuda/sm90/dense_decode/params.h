@@ -23,7 +23,7 @@ struct DenseDecodeParams {
   const void* k_cache;           // [num_pages, page_size, h_kv, 576], 16-byte aligned
   const int32_t* block_table;    // [b, max_pages]
   const int32_t* cache_seqlens;  // [b]
-  const float* attn_sink;        // [sink_rows, h_q]; sink_rows divides b; -inf where there is none
+  const float* attn_sink;        // [sink_rows, h_q]; sink_rows divides b; null where there is none
   // Results.
   void* out;   // [b, s_q, h_q, 512]
   float* lse;  // [b, h_q, s_q]
@@ -31,7 +31,7 @@ struct DenseDecodeParams {
   float* partial_out;  // [kDenseDecodePartialTiles, 64, 512]
   float* partial_lse;  // [kDenseDecodePartialTiles, 64]
   int32_t* plan;       // [kDenseDecodeMaxCtas, 4]
-  // Sizes, all at least 1.
+  // Sizes, all at least 1, but for max_pages: without a page no length but 0 is sound.
   int32_t b, s_q, h_q, h_kv;
   int32_t num_pages, page_size, max_pages, sink_rows;
   float scale;

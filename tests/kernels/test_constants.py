@@ -1,0 +1,15 @@
+"""The numbers that stand in C++ and in Python are the same."""
+
+from absl.testing import parameterized
+
+from jax_flash_mla import _extension, _support
+
+
+class ConstantsTest(parameterized.TestCase):
+    def test_sizes(self):
+        self.assertEqual(_extension.EXTENSION.constants, _support.SIZES)
+
+    def test_every_kernel_has_its_sizes(self):
+        written = {operation for operation, archs in _support.WRITTEN.items() if archs}
+        self.assertEqual(set(_support.SIZES), written)
+        self.assertEqual(set(_support.WORKSPACES), written)
