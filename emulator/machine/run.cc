@@ -1,5 +1,6 @@
 // Runs a grid: clusters over threads, until all are done or nothing moves.
 #include <algorithm>
+#include <cfenv>
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
@@ -15,6 +16,20 @@ namespace {
 
 constexpr int kTurnsAtOnce = 16;                   // of a cluster before another may be taken up
 constexpr uint64_t kTurnsWithoutEvent = 1u << 14;  // of all clusters together, before spinning counts as a deadlock
+
+// Arithmetic as the language has it. XLA calls handlers on threads that flush subnormal numbers, and threads begin as
+// those that start them.
+class PlainArithmetic {
+ public:
+  PlainArithmetic() {
+    std::fegetenv(&before_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  ~PlainArithmetic() { std::fesetenv(&before_); }
+
+ private:
+  std::fenv_t before_;
+};
 
 int worker_count(uint64_t clusters) {
   const char* said = std::getenv("JAX_FLASH_MLA_EMULATOR_THREADS");
@@ -40,6 +55,7 @@ class Schedule {
   }
 
   void work() {
+    const PlainArithmetic plain;
     while (std::unique_ptr<Cluster> cluster = take()) {
       Cluster::State state = Cluster::State::kMoved;
       const uint64_t events = cluster->events;

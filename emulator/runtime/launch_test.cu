@@ -4,6 +4,10 @@
 //   nvcc -std=c++20 -I. -gencode arch=compute_90a,code=sm_90a emulator/runtime/launch_test.cu && ./a.out
 #include <cuda_runtime.h>
 
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
 #include <cstring>
 #include <initializer_list>
 #include <vector>
@@ -60,6 +64,8 @@ struct Mixed {
 };
 
 __global__ void parameters(int* out, char, Mixed, short, long long) { out[0] = 1; }
+
+__global__ void halve(float* values) { values[threadIdx.x] *= 0.5f; }
 
 void no_kernel(int*) {}
 
@@ -290,6 +296,27 @@ void test_occupancy() {
   CHECK(count == 8);
 }
 
+// XLA calls handlers on threads that flush subnormal numbers and take them for zeros.
+void test_arithmetic_of_the_host() {
+#if defined(__x86_64__)
+  constexpr unsigned kFlushToZero = 1u << 15, kDenormalsAreZero = 1u << 6;
+  float in[2] = {1.5e-38f, 3e-39f}, out[2];
+  float* values = nullptr;
+  OK(cudaMalloc(&values, sizeof(in)));
+  OK(cudaMemcpy(values, in, sizeof(in), cudaMemcpyHostToDevice));
+  constexpr unsigned kBoth = kFlushToZero | kDenormalsAreZero;
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr(before | kBoth);
+  halve<<<1, 2>>>(values);
+  const bool kept = (_mm_getcsr() & kBoth) == kBoth;
+  _mm_setcsr(before);
+  CHECK(kept);
+  OK(cudaMemcpy(out, values, sizeof(out), cudaMemcpyDeviceToHost));
+  CHECK(out[0] == in[0] / 2 && out[1] == in[1] / 2);
+  OK(cudaFree(values));
+#endif
+}
+
 }  // namespace
 
 int main() {
@@ -301,5 +328,6 @@ int main() {
   test_launch_attributes();
   test_cooperative();
   test_occupancy();
+  test_arithmetic_of_the_host();
   return emulator::runtime::verdict();
 }
