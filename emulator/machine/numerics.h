@@ -172,6 +172,8 @@ inline Half to_half(float value) {
   return {uint16_t(value == value ? code : kNan16)};
 }
 
+inline Half to_half(double value) { return {uint16_t(encode(kHalfFormat, value))}; }
+
 inline double to_double(Half value) { return to_float(value); }
 inline double to_double(Bfloat value) { return to_float(value); }
 

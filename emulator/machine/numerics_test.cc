@@ -5,24 +5,14 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <limits>
 #include <random>
 #include <vector>
 
+#include "emulator/machine/testing.h"
+
 namespace emulator {
 namespace {
-
-int failures = 0;
-
-#define CHECK(condition, ...)                                      \
-  do {                                                             \
-    if (!(condition) && ++failures <= 50) {                        \
-      std::fprintf(stderr, "line %d: %s: ", __LINE__, #condition); \
-      std::fprintf(stderr, __VA_ARGS__);                           \
-      std::fputc('\n', stderr);                                    \
-    }                                                              \
-  } while (0)
 
 std::mt19937_64 generator(20260101);
 
@@ -350,6 +340,5 @@ int main() {
   test_integers<uint64_t>();
   test_small_functions();
   test_approximations();
-  if (failures) std::fprintf(stderr, "%d failures\n", failures);
-  return failures ? 1 : 0;
+  return verdict();
 }
