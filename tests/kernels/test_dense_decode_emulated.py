@@ -12,7 +12,7 @@ from absl.testing import parameterized
 import jax_flash_mla as fm
 from jax_flash_mla import _ffi
 from kernels.dense_decode_problem import POISONS, DenseDecodeTest, Problem, run_poisoned
-from kernels.recorded_dense_decode import PROBLEMS, problem, recorded, steps_apart
+from kernels.recorded_dense_decode import PROBLEMS, about_recorded, problem, recorded, steps_apart
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
@@ -60,9 +60,22 @@ class DenseDecodeEmulatedTest(DenseDecodeTest):
         self.assertEqual(checksum, recorded_checksum, "the operands are others than those that were recorded")
         got_out, got_lse = run_poisoned(made, np.nan, emulated=True)
         steps = steps_apart(got_out, out)
-        self.assertLessEqual(steps.max(), 2)
-        self.assertLessEqual((steps > 1).mean(), 0.001)
+        where = f"recorded on {about_recorded()}"
+        self.assertLessEqual(steps.max(), 2, where)
+        self.assertLessEqual((steps > 1).mean(), 0.001, where)
         np.testing.assert_allclose(got_lse, lse, rtol=2e-6, atol=2e-6)
+
+    def test_steps_are_units_of_the_last_place(self):
+        for dtype in (ml_dtypes.bfloat16, np.float16):
+            values = np.array([1.0, -3.0, 0.0, 30000.0], dtype)
+            above, below = (np.nextafter(values, dtype(end)) for end in (np.inf, -np.inf))
+            np.testing.assert_array_equal(steps_apart(values, above), 1)
+            np.testing.assert_array_equal(steps_apart(above, below), 2)
+        with self.assertRaises(AssertionError):
+            steps_apart(values, values.astype(np.float32))
+
+    def test_the_recording_says_where_it_comes_from(self):
+        self.assertTrue(about_recorded()["machine"]["cards"])
 
     def test_under_jit_and_vmap(self):
         rng = np.random.default_rng(4)
