@@ -55,6 +55,7 @@ SOURCES = {
         "machine/debugger.cc",
         "machine/integer_arithmetic.cc",
         "machine/loads_and_stores.cc",
+        "machine/loop_watch.cc",
         "machine/logic.cc",
         "machine/lowering.cc",
         "machine/matrix_moves.cc",

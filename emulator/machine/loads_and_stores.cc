@@ -87,8 +87,7 @@ Step store(Warp& warp, const Instruction& instruction, Mask mask) {
     for (int i = 0; i < elements; ++i) {
       std::memcpy(values + i * each, warp.bytes(instruction.operands[1 + i], lane), size_t(each));
     }
-    const uint64_t address = warp.address(instruction.operands[0], lane);
-    std::memcpy(warp.resolve(space, address, bytes, Access::kWrite, lane), values, bytes);
+    warp.write(space, warp.address(instruction.operands[0], lane), values, bytes, lane, bytes);
   });
   return Step::kNext;
 }

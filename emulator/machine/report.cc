@@ -116,10 +116,10 @@ Report describe(const Fault& fault, const Cluster& cluster) {
   return {fault.code, text.str()};
 }
 
-Report describe_deadlock(const std::deque<std::unique_ptr<Cluster>>& clusters) {
+Report describe_deadlock(const std::string& what, const std::deque<std::unique_ptr<Cluster>>& clusters) {
   constexpr int kMost = 40;  // lines
   std::ostringstream text;
-  text << "Deadlock: no thread can go on.";
+  text << what;
   int lines = 0;
   for (const auto& cluster : clusters) {
     for (const auto& cta : cluster->ctas()) {

@@ -182,6 +182,16 @@ uint64_t Warp::special(const std::string& name, int lane) const {
 // ---------------------------------------------------------------------------------------------------------------------
 // Memory
 
+namespace {
+
+// Parameters of functions called lie in local memory, those of kernels do not.
+bool is_local(Space space, uint64_t address) {
+  return space == Space::kLocal || (address & kWindowMask) == kLocalWindow ||
+         (space == Space::kParam && address >> 32 == 0);
+}
+
+}  // namespace
+
 std::byte* Warp::resolve(Space space, uint64_t address, size_t bytes, Access access, int lane, size_t alignment) {
   if (address % alignment != 0) {
     char text[32];
@@ -192,12 +202,9 @@ std::byte* Warp::resolve(Space space, uint64_t address, size_t bytes, Access acc
   }
   const uint64_t window = address & kWindowMask;
   const bool is_shared = space == Space::kShared || window == kSharedWindow;
-  // Parameters of functions called lie in local memory, those of kernels do not.
-  const bool is_local =
-      space == Space::kLocal || window == kLocalWindow || (space == Space::kParam && address >> 32 == 0);
   const uint64_t within = address & ~kWindowMask;
   if (is_shared) return cta_.cluster().shared(within, bytes, access, 1);
-  if (is_local) {
+  if (is_local(space, address)) {
     if (within > local_capacity_ || bytes > local_capacity_ - within) {
       throw Fault(FaultCode::kIllegalAddress, "Lane " + std::to_string(lane) + " accesses " + std::to_string(bytes) +
                                                   " bytes at offset " + std::to_string(within) +
@@ -207,8 +214,22 @@ std::byte* Warp::resolve(Space space, uint64_t address, size_t bytes, Access acc
     return local(lane) + within;
   }
   cta_.grid().memory.check(address, bytes, access, &last_allocation_);
-  if (access != Access::kRead) cta_.cluster().note_event();
   return reinterpret_cast<std::byte*>(address);
+}
+
+void Warp::write(Space space, uint64_t address, const void* from, size_t bytes, int lane, size_t alignment) {
+  std::byte* const place = resolve(space, address, bytes, Access::kWrite, lane, alignment);
+  if (std::memcmp(place, from, bytes) == 0) return;
+  std::memcpy(place, from, bytes);
+  note_change(space, address);
+}
+
+void Warp::note_change(Space space, uint64_t address) {
+  if (is_local(space, address)) {
+    note_private_change();
+  } else {
+    cta_.cluster().note_event();
+  }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -245,6 +266,7 @@ void Warp::exit(Mask lanes) {
     cta_.warp_exited();
   else
     cta_.cluster().settle_cluster_barrier();
+  cta_.cluster().note_milestone();
 }
 
 void Warp::call(Mask lanes, const Function& callee, uint32_t return_to) {
@@ -298,6 +320,39 @@ Step Warp::wait_for(Wait::Kind kind, uint32_t address, uint32_t phase) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 // The loop
+
+uint64_t Warp::changes() const { return cta_.cluster().events() + private_changes_; }
+
+std::vector<std::byte> Warp::state() const {
+  std::vector<std::byte> out;
+  const auto add = [&](const void* from, size_t bytes) {
+    out.insert(out.end(), static_cast<const std::byte*>(from), static_cast<const std::byte*>(from) + bytes);
+  };
+  std::vector<const Frame*> frames;
+  for (const Fragment& fragment : fragments_) {
+    add(&fragment.pc, sizeof(fragment.pc));
+    add(&fragment.lanes, sizeof(fragment.lanes));
+    for (const Frame* frame = fragment.frame.get(); frame; frame = frame->caller.get()) {
+      if (std::find(frames.begin(), frames.end(), frame) != frames.end()) break;
+      frames.push_back(frame);
+      add(&frame, sizeof(frame));
+      add(frame->registers, frame->function->register_bytes);
+    }
+  }
+  return out;
+}
+
+// At a jump backwards. There must be one group of lanes that goes on, and the others must have found since the last
+// change that they have to wait.
+bool Warp::has_come_round() {
+  const uint64_t now = changes();
+  const auto waits = [&](const Fragment& fragment) {
+    const Wait& wait = fragment.wait;
+    return wait.kind != Wait::Kind::kNothing && !wait.timed_out && fragment.waited_at == now;
+  };
+  if (std::count_if(fragments_.begin(), fragments_.end(), waits) + 1 != ptrdiff_t(fragments_.size())) return false;
+  return loop_watch_.has_come_round(now, [this] { return state(); });
+}
 
 void Warp::unblock() {
   for (Fragment& fragment : fragments_) fragment.blocked = false;
@@ -369,6 +424,7 @@ Mask Warp::gather(const Instruction& instruction, Mask mask) {
   here.wait.kind = Wait::Kind::kLanes;
   here.wait.address = required;
   here.blocked = true;
+  here.waited_at = changes();
   return 0;
 }
 
@@ -410,6 +466,8 @@ Step Warp::execute_watched(Debugger& debugger, const Instruction& instruction, M
 
 int Warp::run(int budget) {
   Debugger* const debugger = cta_.grid().debugger;
+  loop_watch_.begin_turn(changes());
+  goes_round_ = false;
   unblock();
   int executed = 0;
   bool moved = true;
@@ -436,6 +494,7 @@ int Warp::run(int budget) {
       executing_ = mask;
       if (instruction.is_aligned && (mask = gather(instruction, mask)) == 0) break;
       executing_ = mask;
+      const int jumps = backward_jumps_;
       const Step step =
           debugger ? execute_watched(*debugger, instruction, mask) : instruction.run(*this, instruction, mask);
       instruction_ = nullptr;
@@ -444,11 +503,13 @@ int Warp::run(int budget) {
           split_off(fragments_[current_].lanes & ~mask, fragments_[current_].pc + 1);
         }
         fragments_[current_].blocked = true;
+        fragments_[current_].waited_at = changes();
         break;
       }
       ++executed;
       moved = true;
       if (step == Step::kBranch) {
+        if (backward_jumps_ != jumps && (goes_round_ = has_come_round())) return executed;
         if (fragments_.size() > 1 && backward_jumps_ >= kSpins) {
           backward_jumps_ = 0;
           fragments_[std::min(current_, fragments_.size() - 1)].blocked = true;

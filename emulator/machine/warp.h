@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "emulator/machine/fault.h"
+#include "emulator/machine/loop_watch.h"
 #include "emulator/machine/memory.h"
 #include "emulator/machine/program.h"
 
@@ -48,7 +49,8 @@ struct Fragment {
   uint32_t pc = 0;
   Mask lanes = 0;
   Wait wait;
-  bool blocked = false;  // not to be tried before something has changed
+  bool blocked = false;    // not to be tried before something has changed
+  uint64_t waited_at = 0;  // how much had changed when it last had to wait, see Warp::changes
 };
 
 // Whether there is a special register of a name that keeps its value; those that count time do not.
@@ -138,6 +140,12 @@ class Warp {
     return resolve(space, address, bytes, access, lane, bytes);
   }
 
+  // Puts bytes there.
+  void write(Space space, uint64_t address, const void* from, size_t bytes, int lane, size_t alignment);
+  // To be called when memory has become other than it was, or a value was read that nothing here decides.
+  void note_change(Space space, uint64_t address);
+  void note_private_change() { ++private_changes_; }
+
   // --- Control, for handlers
   Fragment& fragment() { return fragments_[current_]; }
   void jump(Mask lanes, uint32_t target);
@@ -160,6 +168,8 @@ class Warp {
   // --- For the scheduler
   // Executes up to so many instructions; returns how many were executed and did not have to wait.
   int run(int budget);
+  // Whether it stopped because it goes round in a loop, as it will for as long as nothing changes.
+  bool goes_round() const { return goes_round_; }
   // Lets one of the waits that may time out do so; false if there is none.
   bool time_out();
   const std::vector<Fragment>& fragments() const { return fragments_; }
@@ -185,6 +195,9 @@ class Warp {
   void split_off(Mask lanes, uint32_t pc);
   Step execute_watched(Debugger& debugger, const Instruction& instruction, Mask mask);
   void grow_local(uint32_t bytes);
+  uint64_t changes() const;
+  bool has_come_round();
+  std::vector<std::byte> state() const;
 
   Cta& cta_;
   int index_;
@@ -195,6 +208,9 @@ class Warp {
   const Instruction* instruction_ = nullptr;
   Mask executing_ = 0;
   int backward_jumps_ = 0;
+  LoopWatch loop_watch_;
+  bool goes_round_ = false;
+  uint64_t private_changes_ = 0;  // of what only this warp sees
   uint64_t cluster_arrival_[kLanes] = {};
   std::vector<std::byte> local_;
   uint32_t local_capacity_ = 0;

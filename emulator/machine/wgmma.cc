@@ -117,6 +117,7 @@ Adder adder_of(const Form& form) {
 
 Step mma_async(Warp& warp, const Instruction& instruction, Mask mask) {
   ++warp.wgmma_products;
+  warp.cta().cluster().note_event();
   require_warpgroup(warp, mask);
   const Form form = Form::of(instruction.modes);
   const int group_registers = accumulator_registers(form.accumulator);  // of eight columns
