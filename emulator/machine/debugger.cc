@@ -7,8 +7,6 @@
 #include <stdexcept>
 #include <vector>
 
-#include "emulator/machine/numerics.h"
-
 namespace emulator {
 namespace {
 
@@ -17,10 +15,6 @@ std::vector<std::string> split(const std::string& text, char separator) {
   std::stringstream stream(text);
   for (std::string part; std::getline(stream, part, separator);) parts.push_back(part);
   return parts;
-}
-
-[[noreturn]] void refuse(const std::string& variable, const std::string& part) {
-  throw std::invalid_argument(variable + " has a part that means nothing: " + part);
 }
 
 // One part; false where it means nothing. Throws std::logic_error for what is no number.
@@ -38,27 +32,32 @@ bool read_part(const std::string& name, const std::string& value, Watched& watch
     if (colon == std::string::npos) return false;
     watched.file = value.substr(0, colon);
     watched.line = std::stoi(value.substr(colon + 1));
+  } else if (name == "op") {
+    watched.opcode = value;
   } else {
     return false;
   }
   return true;
 }
 
-// "cta=1,0,0 warp=3 lane=5 at=kernel.cuh:120"; `more` takes the parts that only some variables have.
+// "cta=1,0,0 warp=3 lane=5 at=kernel.cuh:120 op=wgmma"; `more` takes the parts that only some variables have.
 Watched read_watched(const std::string& variable, const std::string& text,
                      const std::function<bool(const std::string&, const std::string&)>& more) {
   Watched watched;
   for (const std::string& part : split(text, ' ')) {
     const size_t equals = part.find('=');
     bool understood = false;
+    std::string why;
     try {
       if (equals != std::string::npos) {
         const std::string name = part.substr(0, equals), value = part.substr(equals + 1);
         understood = read_part(name, value, watched) || more(name, value);
       }
+    } catch (const BadTile& error) {
+      why = std::string(" (") + error.what() + ")";
     } catch (const std::logic_error&) {
     }
-    if (!understood) refuse(variable, part);
+    if (!understood) throw std::invalid_argument(variable + " has a part that means nothing: " + part + why);
   }
   return watched;
 }
@@ -122,14 +121,12 @@ std::unique_ptr<Debugger> Debugger::from_environment() {
       return true;
     }
     if (name != "tile") return false;
-    // offset:rows:columns:type[:swizzled]
-    const auto parts = split(value, ':');
-    if (parts.size() < 4 || (parts.size() == 5 && parts[4] != "swizzled") || parts.size() > 5) return false;
-    debugger->tile_ = Tile{uint32_t(std::stoul(parts[0], nullptr, 0)), uint32_t(std::stoul(parts[1])),
-                           uint32_t(std::stoul(parts[2])), parts[3], parts.size() == 5};
+    debugger->tile_ = SharedTile::read(split(value, ':'));
     return true;
   });
-  if (debugger->stop_->line == 0) refuse("JAX_FLASH_MLA_EMULATOR_STOP", "there is no at=file:line");
+  if (debugger->stop_->line == 0 && debugger->stop_->opcode.empty()) {
+    throw std::invalid_argument("JAX_FLASH_MLA_EMULATOR_STOP says neither at=file:line nor op=name.");
+  }
   return debugger;
 }
 
@@ -139,6 +136,7 @@ bool Debugger::matches(const Watched& watched, Warp& warp, const Instruction& in
   if (watched.warp && *watched.warp != warp.index()) return false;
   const Dim3 cta = warp.cta().index();
   if (watched.cta && (watched.cta->x != cta.x || watched.cta->y != cta.y || watched.cta->z != cta.z)) return false;
+  if (instruction.text->opcode.compare(0, watched.opcode.size(), watched.opcode) != 0) return false;
   if (watched.line == 0) return true;
   if (instruction.text->source.line != watched.line) return false;
   const std::string file = file_of(instruction, frame);
@@ -162,40 +160,8 @@ void Debugger::about_to_execute(Warp& warp, const Instruction& instruction, cons
   std::string text =
       "Stopped as JAX_FLASH_MLA_EMULATOR_STOP asks. Registers of lane " + std::to_string(stop_->lane) + ":";
   for (const ptx::Operand& operand : instruction.text->operands) add_registers(operand, frame, stop_->lane, text);
-  if (tile_) text += "\n" + dump(warp.cta());
+  if (tile_) text += "\n" + tile_->dump(warp.cta());
   throw Fault(FaultCode::kTrap, text);
-}
-
-std::string Debugger::dump(Cta& cta) const {
-  const Tile& tile = *tile_;
-  const uint32_t bytes = tile.type == "f32" || tile.type == "u32"   ? 4
-                         : tile.type == "u8" || tile.type == "e4m3" ? 1
-                                                                    : 2;
-  std::ostringstream text;
-  text << "Shared memory from offset " << tile.offset << ", " << tile.rows << " rows of " << tile.columns << " "
-       << tile.type << ":";
-  for (uint32_t row = 0; row < tile.rows; ++row) {
-    text << "\n";
-    for (uint32_t column = 0; column < tile.columns; ++column) {
-      uint32_t address = kReservedShared + tile.offset + (row * tile.columns + column) * bytes;
-      if (tile.swizzled) address ^= address >> 3 & 0x70;
-      const uint32_t offset = address - kReservedShared;
-      if (offset + bytes > cta.shared_bytes()) return text.str() + " (beyond what the CTA has)";
-      uint32_t bits = 0;
-      std::memcpy(&bits, cta.shared(offset), bytes);
-      float real;
-      std::memcpy(&real, &bits, sizeof(real));
-      if (tile.type == "bf16")
-        text << " " << to_float(Bfloat{uint16_t(bits)});
-      else if (tile.type == "f16")
-        text << " " << to_float(Half{uint16_t(bits)});
-      else if (tile.type == "f32")
-        text << " " << real;
-      else
-        text << " " << bits;
-    }
-  }
-  return text.str();
 }
 
 }  // namespace emulator

@@ -2,12 +2,12 @@
 #include <algorithm>
 #include <cfenv>
 #include <condition_variable>
-#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <sstream>
 #include <thread>
 
+#include "emulator/machine/environment.h"
 #include "emulator/machine/machine.h"
 #include "emulator/machine/report.h"
 
@@ -23,10 +23,9 @@ struct Patience {
   uint64_t without_milestone, without_event;
 
   static Patience from_environment() {
-    constexpr uint64_t kMillion = 1000000, kMillions = 512, kLessWithoutEvent = 8;
-    const char* said = std::getenv("JAX_FLASH_MLA_EMULATOR_PATIENCE");
-    const uint64_t millions = said ? std::strtoull(said, nullptr, 10) : kMillions;
-    return {millions * kMillion, millions * kMillion / kLessWithoutEvent};
+    constexpr int64_t kMillion = 1000000, kMillions = 512, kMost = 1000 * kMillion, kLessWithoutEvent = 8;
+    const int64_t most = environment_number("JAX_FLASH_MLA_EMULATOR_PATIENCE", kMillions, 1, kMost) * kMillion;
+    return {uint64_t(most), uint64_t(most / kLessWithoutEvent)};
   }
 };
 
@@ -45,9 +44,9 @@ class PlainArithmetic {
 };
 
 int worker_count(uint64_t clusters) {
-  const char* said = std::getenv("JAX_FLASH_MLA_EMULATOR_THREADS");
-  const int threads = said ? std::atoi(said) : int(std::thread::hardware_concurrency());
-  return int(std::clamp<uint64_t>(uint64_t(std::max(threads, 1)), 1, clusters));
+  constexpr int64_t kMost = 1024;
+  const int64_t cores = std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, kMost);
+  return int(std::min(uint64_t(environment_number("JAX_FLASH_MLA_EMULATOR_THREADS", cores, 1, kMost)), clusters));
 }
 
 // How many clusters a device of this size holds at a time.

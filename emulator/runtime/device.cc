@@ -7,28 +7,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <string>
 
+#include "emulator/machine/environment.h"
 #include "emulator/runtime/state.h"
 
 namespace emulator::runtime {
 namespace {
-
-constexpr int kNumSms = 132;
-
-int chosen_num_sms() {
-  const char* name = "JAX_FLASH_MLA_EMULATOR_SMS";
-  const char* said = std::getenv(name);
-  if (!said || !*said) return kNumSms;
-  char* end = nullptr;
-  const long sms = std::strtol(said, &end, 10);
-  if (*end == 0 && sms >= 1 && sms <= 1024) return int(sms);
-  std::fprintf(stderr, "%s=%s: not a number from 1 to 1024, ignored\n", name, said);
-  return kNumSms;
-}
 
 struct Attribute {
   cudaDeviceAttr which;
@@ -115,8 +101,8 @@ int value(cudaDeviceAttr which) { return find_attribute(which)->value; }
 }  // namespace
 
 int num_sms() {
-  static const int sms = chosen_num_sms();
-  return sms;
+  constexpr int kOfAnH200 = 132, kMost = 1024;
+  return int(environment_number("JAX_FLASH_MLA_EMULATOR_SMS", kOfAnH200, 1, kMost));
 }
 
 int resident_clusters(uint32_t cluster_size, uint32_t blocks_per_sm) {

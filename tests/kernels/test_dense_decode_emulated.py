@@ -1,5 +1,10 @@
 """The dense decode kernel in the emulator: one small case for each of its features."""
 
+import os
+import pathlib
+import re
+import subprocess
+import sys
 import time
 import unittest
 
@@ -13,6 +18,8 @@ import jax_flash_mla as fm
 from jax_flash_mla import _ffi
 from kernels.dense_decode_problem import POISONS, DenseDecodeTest, Problem, run_poisoned
 from kernels.recorded_dense_decode import PROBLEMS, about_recorded, problem, recorded, steps_apart
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
@@ -103,6 +110,24 @@ class DenseDecodeEmulatedTest(DenseDecodeTest):
             fm.flash_mla_with_kvcache(
                 q.astype(jnp.float32), k_cache.astype(jnp.float32), table, lengths, implementation="emulated"
             )
+
+    @parameterized.parameters(
+        ("JAX_FLASH_MLA_EMULATOR_TRACE", r"\[CTA 0,0,0 warp \d+ lanes ffffffff\] \S+:\d+ wgmma.mma_async\S* %", 0),
+        ("JAX_FLASH_MLA_EMULATOR_STOP", r"64 rows of 64 bf16:\n( -?[\d.e+-]+){64}\n", 1),
+    )
+    def test_the_documented_examples(self, variable, expected, exit_status):
+        text = (ROOT / "docs" / "emulator.md").read_text()
+        value, command = re.search(rf'^{variable}="([^"]*)" pytest (.*)$', text, re.MULTILINE).groups()
+        ran = subprocess.run(
+            [sys.executable, "-m", "pytest", *command.split()],
+            cwd=ROOT,
+            env=os.environ | {variable: value},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.assertEqual(ran.returncode, exit_status, ran.stdout[-2000:])
+        self.assertRegex(ran.stdout, expected)
 
     def test_a_tile_over_512_keys_takes_seconds(self):
         made = Problem(np.random.default_rng(5), lengths=[512], h_q=64, dtype=ml_dtypes.bfloat16)
