@@ -33,12 +33,21 @@ std::string lanes_of(Mask mask) {
   return text;
 }
 
+// "a.cuh:3, inlined at a.cuh:10, b.cu:7; PTX line 42"
 std::string source_of(const Function& function, const ptx::Instruction& instruction) {
   const auto& files = function.module->text->files;
-  const auto file = files.find(instruction.source.file);
   std::ostringstream text;
-  if (file != files.end()) text << file->second << ":" << instruction.source.line << ", ";
-  text << "PTX line " << instruction.line;
+  const auto add = [&](const char* before, int file, int line) {
+    const auto found = files.find(file);
+    if (found != files.end()) text << before << found->second << ":" << line;
+  };
+  add("", instruction.source.file, instruction.source.line);
+  const char* before = ", inlined at ";
+  for (const ptx::SourcePlace& call : function.text->calls_around(instruction)) {
+    add(before, call.file, call.line);
+    before = ", ";
+  }
+  text << (text.tellp() > 0 ? "; " : "") << "PTX line " << instruction.line;
   return text.str();
 }
 

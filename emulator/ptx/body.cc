@@ -113,10 +113,15 @@ void BodyParser::parse_directive() {
 
 // .loc file line column [, function_name label [+ n], inlined_at file line column]
 //
-// The place itself is the innermost one; where it is inlined is not kept.
+// Each .loc says where its own place is inlined. Where that is inlined in turn, another says.
 void BodyParser::parse_loc() {
-  const int file = parse_int(lexer_), line = parse_int(lexer_);
-  parse_int(lexer_);
+  const auto parse_place = [this] {
+    SourcePlace place;
+    for (int* part : {&place.file, &place.line, &place.column}) *part = parse_int(lexer_);
+    return place;
+  };
+  const SourcePlace place = parse_place();
+  SourcePlace inlined_at;
   while (lexer_.accept(",")) {
     if (lexer_.accept("function_name")) {
       const bool is_section = token().kind == Token::Kind::kDirective;  // .debug_str + n
@@ -125,11 +130,14 @@ void BodyParser::parse_loc() {
       parse_offset(lexer_);
     } else {
       lexer_.expect("inlined_at");
-      for (int i = 0; i < 3; i++) parse_int(lexer_);
+      inlined_at = parse_place();
     }
   }
   // Line 0 is code of no line of its own: it is counted with what comes before it.
-  if (line != 0) source_ = {file, line};
+  if (place.line == 0) return;
+  source_ = {place.file, place.line, inlined_at};
+  const auto known = function_.inlined_calls.emplace(place, inlined_at).first;
+  if (!(known->second == inlined_at)) known->second.reset();
 }
 
 void BodyParser::parse_registers() {
