@@ -279,7 +279,7 @@ Step set_registers(Warp& warp, const Instruction& instruction, Mask) {
                                                     std::to_string(own) + " registers to " + std::to_string(count) +
                                                     ".");
   }
-  if (more > cta.register_pool) return warp.wait_for(Wait::Kind::kOther);
+  if (more > cta.register_pool) return warp.wait_for(Wait::Kind::kRegisters, uint32_t(more));
   cta.register_pool -= more;
   own = count;
   cta.cluster().note_event();

@@ -228,15 +228,19 @@ void Cluster::complete_transaction(uint64_t barrier_address, int64_t bytes) {
   cta->complete(offset, bytes);
 }
 
+bool Cluster::has_come_to_barrier(const Warp& warp) const {
+  for (int lane = 0; lane < kLanes; ++lane) {
+    if ((warp.live() >> lane & 1) && warp.cluster_arrival(lane) <= cluster_generation) return false;
+  }
+  return true;
+}
+
 void Cluster::settle_cluster_barrier() {
   bool any = false;
   for (const auto& cta : ctas_) {
     for (const auto& warp : cta->warps()) {
-      for (int lane = 0; lane < kLanes; ++lane) {
-        if (!(warp->live() >> lane & 1)) continue;
-        if (warp->cluster_arrival(lane) <= cluster_generation) return;
-        any = true;
-      }
+      if (!has_come_to_barrier(*warp)) return;
+      any |= !warp->done();
     }
   }
   if (!any) return;

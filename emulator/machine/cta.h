@@ -117,8 +117,9 @@ class Cluster {
   void complete_transaction(uint64_t barrier_address, int64_t bytes);
 
   // --- The cluster's barrier
-  uint64_t cluster_generation = 0;  // how often it was passed
-  void settle_cluster_barrier();    // passes it if all threads that live have arrived
+  uint64_t cluster_generation = 0;                   // how often it was passed
+  void settle_cluster_barrier();                     // passes it if all threads that live have arrived
+  bool has_come_to_barrier(const Warp& warp) const;  // all its lanes that live
 
   // --- Scheduling
   // How far it has come. Everything that another warp may wait for is an event. Milestones are those events that no

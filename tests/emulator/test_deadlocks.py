@@ -197,9 +197,46 @@ class DeadlockTest(WaitingTest):
         @!%p1 bra AGAIN;
         """
         report = self.report(stuck(body, cluster=2))
-        self.assertIn("waits at the barrier of its cluster", report)
-        self.assertIn("CTA (0, 0, 0)", report)
-        self.assertIn("CTA (1, 0, 0)", report)
+        missing = "waits at the barrier of its cluster, where these are missing: CTA (1, 0, 0), warps 0-3\n"
+        for warp in range(4):
+            self.assertIn(f"CTA (0, 0, 0), warp {warp}, lanes 0-31 {missing}", report)
+        self.assertIn("CTA (1, 0, 0), warp 0, lanes 0-31 waits for the end of a phase", report)
+
+    def test_cluster_that_lacks_some_lanes(self):
+        """Of two warps, in different CTAs."""
+        body = """
+        mov.u32 %r1, %cluster_ctarank;
+        mad.lo.u32 %r2, %r1, 64, 37;
+        setp.eq.u32 %p0, %thread, %r2;
+        @%p0 bra STAY;
+        barrier.cluster.arrive;
+        barrier.cluster.wait;
+        bra OUT;
+        STAY:
+        bar.sync 1, 64;
+        """
+        report = self.report(stuck(body, cluster=2))
+        self.assertIn("missing: CTA (0, 0, 0), warps 1; CTA (1, 0, 0), warps 3\n", report)
+
+    def test_registers(self):
+        """A warpgroup wants more than another gives up; each of 384 threads has 168 at the launch."""
+        body = """
+        setp.lt.u32 %p0, %thread, 128;
+        @%p0 bra GIVES;
+        setp.lt.u32 %p0, %thread, 256;
+        @%p0 bra OUT;
+        .loc 1 85 0
+        setmaxnreg.inc.sync.aligned.u32 232;
+        bra OUT;
+        GIVES:
+        setmaxnreg.dec.sync.aligned.u32 160;
+        """
+        report = self.report(stuck(body, block=384, grid=1))
+        for warp in range(8, 12):
+            self.assertIn(
+                f"warp {warp}, lanes 0-31 waits for 2048 registers; others of its CTA have given up 1024", report
+            )
+        self.assertIn("faulty.cu:85", report)
 
     def test_lanes_of_a_warp(self):
         """Half of a warp meets at a barrier of all of it; the others wait for something else."""
