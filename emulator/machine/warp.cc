@@ -80,12 +80,16 @@ std::shared_ptr<Frame> Warp::enter(const Function& function, std::shared_ptr<Fra
 void Warp::grow_local(uint32_t bytes) {
   if (bytes <= local_capacity_) return;
   const uint32_t capacity = std::max(bytes, 2 * local_capacity_);
-  std::vector<std::byte> grown(size_t(capacity) * kLanes);
-  for (int lane = 0; lane < kLanes; ++lane) {
-    std::copy_n(local_.data() + size_t(lane) * local_capacity_, local_capacity_,
-                grown.data() + size_t(lane) * capacity);
-  }
-  local_ = std::move(grown);
+  const auto grow = [&](auto& memory) {
+    std::remove_reference_t<decltype(memory)> grown(size_t(capacity) * kLanes);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      std::copy_n(memory.data() + size_t(lane) * local_capacity_, local_capacity_,
+                  grown.data() + size_t(lane) * capacity);
+    }
+    memory = std::move(grown);
+  };
+  grow(local_);
+  grow(local_written_);
   local_capacity_ = capacity;
 }
 
@@ -211,6 +215,16 @@ std::byte* Warp::resolve(Space space, uint64_t address, size_t bytes, Access acc
                                                   " of its local memory, which has " + std::to_string(local_capacity_) +
                                                   ".");
     }
+    uint8_t* const written = local_written(lane) + within;
+    if (access != Access::kWrite) {
+      if (const void* hole = std::memchr(written, 0, bytes)) {
+        throw Fault(FaultCode::kUninitialized,
+                    "Lane " + std::to_string(lane) + " reads offset " +
+                        std::to_string(within + uint64_t(static_cast<const uint8_t*>(hole) - written)) +
+                        " of its local memory before anything was written there.");
+      }
+    }
+    if (access != Access::kRead) std::memset(written, 1, bytes);
     return local(lane) + within;
   }
   cta_.grid().memory.check(address, bytes, access, &last_allocation_);
@@ -277,6 +291,7 @@ void Warp::call(Mask lanes, const Function& callee, uint32_t return_to) {
   }
   Fragment& here = fragments_[current_];
   here.frame = enter(callee, here.frame, return_to);
+  for_lanes(lanes, [&](int lane) { std::memset(local_written(lane) + here.frame->local_base, 0, callee.local_bytes); });
   here.pc = 0;
   registers_ = here.frame->registers;
 }
@@ -297,14 +312,19 @@ void Warp::return_from_function(Mask lanes) {
     for_lanes(lanes, [&](int lane) {
       const std::byte* from = parameter(*callee, copy, lane);
       std::memcpy(copy.operand >= 0 ? target_bytes(site.operands[copy.operand], lane)
-                                    : local(lane) + back.frame->local_base + copy.caller,
+                                    : passed(lane, back.frame->local_base + copy.caller, copy.bytes),
                   from, copy.bytes);
     });
   }
 }
 
+std::byte* Warp::passed(int lane, uint32_t offset, uint32_t bytes) {
+  std::memset(local_written(lane) + offset, 1, bytes);
+  return local(lane) + offset;
+}
+
 std::byte* Warp::parameter(const Frame& callee, const Call::Copy& copy, int lane) {
-  if (copy.callee_register < 0) return local(lane) + callee.local_base + copy.callee;
+  if (copy.callee_register < 0) return passed(lane, callee.local_base + copy.callee, copy.bytes);
   const size_t slot = copy.bytes > 8 ? 16 : copy.bytes > 4 ? 8 : 4;
   return callee.registers + callee.function->register_places[size_t(copy.callee_register)] + size_t(lane) * slot;
 }

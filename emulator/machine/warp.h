@@ -154,6 +154,8 @@ class Warp {
   void return_from_function(Mask lanes);
   // Where a parameter or result of a function that was called lies in its frame.
   std::byte* parameter(const Frame& callee, const Call::Copy& copy, int lane);
+  // Local memory that a call passes on: it counts as written.
+  std::byte* passed(int lane, uint32_t offset, uint32_t bytes);
   // Returns Step::kWait for a wait of this kind, keeping what the fragment's wait already holds if it is of that kind.
   Step wait_for(Wait::Kind kind, uint32_t address = 0, uint32_t phase = 0);
   // Which generation of the cluster's barrier a lane has arrived at, counted from 1; 0 after it has waited.
@@ -195,6 +197,7 @@ class Warp {
   void split_off(Mask lanes, uint32_t pc);
   Step execute_watched(Debugger& debugger, const Instruction& instruction, Mask mask);
   void grow_local(uint32_t bytes);
+  uint8_t* local_written(int lane) { return local_written_.data() + size_t(lane) * local_capacity_; }
   uint64_t changes() const;
   bool has_come_round();
   std::vector<std::byte> state() const;
@@ -213,6 +216,7 @@ class Warp {
   uint64_t private_changes_ = 0;  // of what only this warp sees
   uint64_t cluster_arrival_[kLanes] = {};
   std::vector<std::byte> local_;
+  std::vector<uint8_t> local_written_;  // a byte for each byte
   uint32_t local_capacity_ = 0;
   Allocation* last_allocation_ = nullptr;
   alignas(64) std::byte sink_[16 * kLanes];

@@ -8,6 +8,7 @@
 #include <xmmintrin.h>
 #endif
 
+#include <cstdio>
 #include <cstring>
 #include <initializer_list>
 #include <vector>
@@ -55,6 +56,11 @@ __global__ void __launch_bounds__(128, 1, 4) bounded_cluster(int* out) {
 
 __global__ void requiring(int* out) {
   if (out) out[0] = 1;
+}
+
+__global__ void printing(int* out) {
+  out[0] = printf("Nothing.\n");
+  out[1] = printf("%d, %s, %.1f.\n", 7, "a text", 0.5);
 }
 
 struct Mixed {
@@ -204,6 +210,17 @@ void test_settings() {
   EXPECT(cudaErrorInvalidClusterSize, launch(requiring, 4, 32, 0, {cluster(4)}));
 }
 
+// printf returns how many arguments it was given.
+void test_printing() {
+  int* out = nullptr;
+  int host[2] = {-1, -1};
+  OK(cudaMalloc(&out, sizeof(host)));
+  printing<<<1, 1>>>(out);
+  OK(cudaMemcpy(host, out, sizeof(host), cudaMemcpyDeviceToHost));
+  CHECK(host[0] == 0 && host[1] == 3);
+  OK(cudaFree(out));
+}
+
 void test_clusters() {
   OK(launch(plain, 4, 32, 0, {cluster(2)}));
   OK(launch(plain, dim3(4, 2), 32, 0, {cluster(2, 2)}));
@@ -324,6 +341,7 @@ int main() {
   test_shapes();
   test_shared_memory();
   test_settings();
+  test_printing();
   test_clusters();
   test_launch_attributes();
   test_cooperative();

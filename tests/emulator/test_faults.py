@@ -135,6 +135,36 @@ class FaultTest(parameterized.TestCase):
     def test_shared_and_local(self, body, words, opcode):
         self.assert_reported(faulty(body), words, opcode=opcode)
 
+    def test_local_memory_that_nobody_wrote(self):
+        body = """
+        .local .align 4 .b8 mine[8];
+        st.local.b16 [mine+4], 7;
+        ld.local.u16 %r0, [mine+4];
+        ld.local.b32 %r0, [mine+4];
+        """
+        self.assert_reported(
+            faulty(body), "reads offset 6 of its local memory before anything was written", opcode="ld.local.b32"
+        )
+
+    def test_local_memory_of_an_earlier_call(self):
+        """What a function wrote is gone when it is called again."""
+        function = """
+        .func keeps(.param .b32 first) {
+          .reg .b32 %r;
+          .reg .pred %p;
+          .local .align 4 .b8 mine[4];
+          ld.param.b32 %r, [first];
+          setp.ne.b32 %p, %r, 0;
+          @%p st.local.b32 [mine], %r;
+          .loc 1 33 0
+          ld.local.b32 %r, [mine];
+          ret;
+        }
+        """
+        calls = "".join(f"{{\n.param .b32 p;\nst.param.b32 [p], {first};\ncall keeps, (p);\n}}\n" for first in (1, 0))
+        made = faulty(calls, functions=function)
+        self.assert_reported(made, "of its local memory before", opcode="ld.local.b32", line=33)
+
     @parameterized.named_parameters(
         ("trap", "trap;", "trapped", "trap"),
         (
