@@ -334,6 +334,93 @@ class FaultTest(parameterized.TestCase):
         }
         self.assert_reported(faulty(body, arguments=numbers, dynamic_shared=128), words, opcode=opcode)
 
+    IN_A_CLUSTER = """
+    mov.u32 %r1, 0;
+    mov.u32 %r2, box;
+    mapa.shared::cluster.u32 %r3, %r2, %r1;
+    mov.u32 %r4, bar;
+    mapa.shared::cluster.u32 %r5, %r4, %r1;
+    mov.u32 %r6, smem;
+    mov.b16 %h0, 9;
+    mov.b32 %r7, 5;
+    mbarrier.init.shared.b64 [bar], 1;
+    """
+    FIRST_WAITS = """
+    mov.u32 %r0, %cluster_ctarank;
+    setp.eq.u32 %p0, %r0, 0;
+    @%p0 barrier.cluster.arrive;
+    @%p0 barrier.cluster.wait;
+    """
+    BULK = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+    BOX = "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+
+    @parameterized.named_parameters(
+        ("read_behind", "ld.shared::cluster.b32 %r0, [%r3+4000];", "4 bytes at shared offset 4016", "ld.shared"),
+        ("write_before", "st.shared::cluster.b32 [%r3+-64], %r7;", "4 bytes at shared offset -48", "st.shared"),
+        ("atomic_behind", "red.shared::cluster.add.u32 [%r3+4000], 1;", "at shared offset 4016", "red.shared"),
+        ("misaligned", "ld.shared::cluster.b32 %r0, [%r3+2];", "which is no multiple of 4", "ld.shared::cluster"),
+        (
+            "no_such_cta",
+            "mov.u32 %r1, 2;\nmapa.shared::cluster.u32 %r0, %r2, %r1;",
+            "names CTA 2 of a cluster of 2",
+            "mapa",
+        ),
+        (
+            "address_of_no_cta",
+            "add.u32 %r3, %r3, 0x5000000;\nld.shared::cluster.b32 %r0, [%r3];",
+            "is in CTA 5 of the cluster, which has 2",
+            "ld.shared::cluster",
+        ),
+        (
+            "store_behind",
+            "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%r3+4000], %r7, [%r5];",
+            "4 bytes at shared offset 4016",
+            "st.async",
+        ),
+        (
+            "store_misaligned",
+            "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%r3+4], {%r7, %r7}, [%r5];",
+            "is no multiple of 8",
+            "st.async",
+        ),
+        (
+            "store_without_barrier",
+            "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%r3], %r7, [%r5+8];",
+            "At shared offset 8 no mbarrier was initialised",
+            "st.async",
+        ),
+        ("multicast", f"{BULK} [%r6], [%a], 16, [bar], %h0;", "CTA 3 of the cluster, which has 2", "cp.async.bulk"),
+        (
+            "multicast_of_a_box",
+            f"{BOX}.multicast::cluster [%r6], [%map, {{0, 0}}], [bar], %h0;",
+            "CTA 3 of the cluster, which has 2",
+            "cp.async.bulk.tensor",
+        ),
+        (
+            "box_misaligned",
+            f"{BOX} [%r6+64], [%map, {{0, 0}}], [bar];",
+            "is not aligned to 128 bytes",
+            "cp.async.bulk.tensor",
+        ),
+        ("box_behind", f"{BOX} [%r6+256], [%map, {{0, 0}}], [bar];", "are outside of", "cp.async.bulk.tensor"),
+    )
+    def test_in_a_cluster(self, body, words, opcode):
+        """The second of two CTAs does it; the first waits for it."""
+        arguments = {
+            "a": Input(NUMBERS),
+            "out": Output((16,), np.uint32),
+            "map": TensorMap("a", "uint32", (4, 4), (16,), (4, 4)),
+        }
+        made = faulty(
+            self.IN_A_CLUSTER + body + "\n.loc 1 80 0\nbar.warp.sync -1;",
+            before=self.FIRST_WAITS,
+            arguments=arguments,
+            grid=2,
+            cluster=2,
+            dynamic_shared=256,
+        )
+        self.assert_reported(made, words, opcode=opcode)
+
     def test_tensor_of_another_rank(self):
         tensor = TensorMap("a", "uint32", (4, 4), (16,), (4, 4))
         body = "mov.u32 %r2, smem;\nmov.b32 %r1, 0;\n"
