@@ -33,7 +33,7 @@ std::string numbers_in(Mask mask) {
   return text;
 }
 
-// "a.cuh:3, inlined at a.cuh:10, b.cu:7; PTX line 42"
+// "a.cuh:3, inlined at a.cuh:10, at b.cu:7; PTX line 42"
 std::string source_of(const Function& function, const ptx::Instruction& instruction) {
   const auto& files = function.module->text->files;
   std::ostringstream text;
@@ -43,9 +43,11 @@ std::string source_of(const Function& function, const ptx::Instruction& instruct
   };
   add("", instruction.source.file, instruction.source.line);
   const char* before = ", inlined at ";
-  for (const ptx::SourcePlace& call : function.text->calls_around(instruction)) {
+  for (int i = instruction.source.inlined_at; i >= 0;) {
+    const ptx::InlinedCall& call = function.text->inlined_calls[size_t(i)];
     add(before, call.file, call.line);
-    before = ", ";
+    before = call.has_namesakes ? ", probably at " : ", at ";
+    i = call.inlined_at;
   }
   text << (text.tellp() > 0 ? "; " : "") << "PTX line " << instruction.line;
   return text.str();

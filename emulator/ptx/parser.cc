@@ -278,18 +278,6 @@ const Function* Module::find(std::string_view name) const {
   return found == functions.end() ? nullptr : found->get();
 }
 
-std::vector<SourcePlace> Function::calls_around(const Instruction& instruction) const {
-  std::vector<SourcePlace> calls;
-  for (SourcePlace call = instruction.source.inlined_at; call.file != 0;) {
-    if (std::find(calls.begin(), calls.end(), call) != calls.end()) break;  // no compiler writes a circle
-    calls.push_back(call);
-    const auto outer = inlined_calls.find(call);
-    if (outer == inlined_calls.end() || !outer->second) break;
-    call = *outer->second;
-  }
-  return calls;
-}
-
 std::unique_ptr<Module> parse(std::string_view text) { return ModuleParser(text).parse(); }
 
 }  // namespace emulator::ptx

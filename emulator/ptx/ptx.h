@@ -2,35 +2,28 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <unordered_map>
 #include <vector>
 
 namespace emulator::ptx {
 
-// A place in a source file.
-struct SourcePlace {
+// Where a line of PTX comes from: the innermost place that .loc names.
+struct SourceLine {
   int file = 0;  // number of the .file directive; 0: unknown
   int line = 0;
-  int column = 0;
-
-  bool operator==(const SourcePlace& other) const { return !(*this < other) && !(other < *this); }
-  bool operator<(const SourcePlace& other) const {
-    return std::tie(file, line, column) < std::tie(other.file, other.line, other.column);
-  }
+  int inlined_at = -1;  // one of the function's inlined calls
 };
 
-// Where a line of PTX comes from: the innermost place that .loc names, and the call that this is inlined at.
-struct SourceLine {
-  int file = 0;
-  int line = 0;
-  SourcePlace inlined_at;
+// A call that was inlined, where it stands.
+struct InlinedCall {
+  int file, line;
+  int inlined_at = -1;  // where its function is inlined in turn: a call before this one
+  // What it calls tells it from its namesake by the order of the text alone, for its function is inlined repeatedly.
+  bool has_namesakes = false;
 };
 
 // What a name stands for within a module.
@@ -107,11 +100,7 @@ struct Function {
   std::vector<std::unique_ptr<Variable>> variables;  // of its body: shared, local, param of calls, in any scope
   std::vector<Register> registers;                   // of all scopes
   std::vector<Instruction> body;
-  // Where calls that are inlined are inlined themselves; of one that is so in several places, only that it is.
-  std::map<SourcePlace, std::optional<SourcePlace>> inlined_calls;
-
-  // The calls that brought an instruction to where it is, from the inside out, as far as they are known.
-  std::vector<SourcePlace> calls_around(const Instruction& instruction) const;
+  std::vector<InlinedCall> inlined_calls;
   // Directives of a kernel; 0 where absent.
   int max_threads[3] = {0, 0, 0};       // .maxntid
   int required_threads[3] = {0, 0, 0};  // .reqntid

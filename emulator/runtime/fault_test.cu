@@ -92,7 +92,7 @@ void test_places() {
            std::string("kernel (anonymous namespace)::add_neighbours(int*, int const*)"),
            std::string("CTA (0, 0, 0), warp 0"),
            at(kLineOfLoad) + ", inlined at ",
-           at(kLineOfSum) + ", ",
+           at(kLineOfSum) + ", at ",
            at(kLineOfCall) + "; PTX line ",
            std::string("'ld.global"),
        }) {
