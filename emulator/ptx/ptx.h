@@ -22,7 +22,8 @@ struct SourceLine {
 struct InlinedCall {
   int file, line;
   int inlined_at = -1;  // where its function is inlined in turn: a call before this one
-  // What it calls tells it from its namesake by the order of the text alone, for its function is inlined repeatedly.
+  // Its function is inlined repeatedly, so that there are several calls at this place: which one is meant is told by
+  // the order of the text alone.
   bool has_namesakes = false;
 };
 
@@ -43,6 +44,7 @@ struct Variable {
     std::string symbol;
     int64_t addend;
     bool generic;  // written generic(symbol)
+    int line;      // of the PTX text
   };
   std::vector<uint8_t> initial;
   std::vector<Relocation> relocations;

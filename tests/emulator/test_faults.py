@@ -192,6 +192,28 @@ class FaultTest(parameterized.TestCase):
         body = "setp.eq.u32 %p0, %thread, 1000;\n@%p0 wmma.load.c.sync.aligned.m16n16k16.global.row.f16 {%r0, %r1, %r2, %r3}, [%a];"
         self.emulator.run(faulty(body + "\nst.global.b32 [%out], 1;"))
 
+    # What nvcc makes of a table of function pointers.
+    TABLE = """
+    .func one(.param .b32 p) { ret; }
+    .func two(.param .b32 p) { ret; }
+    .global .align 8 .u64 table[2] = {one, two};
+    """
+
+    @parameterized.named_parameters(
+        (
+            "call",
+            "{\n.param .b32 p;\nst.param.b32 [p], 1;\nproto: .callprototype _ (.param .b32 _);\n"
+            "call %d0, (p), proto;\n}",
+            "does not know 'call' (line ",
+            "call",
+        ),
+        ("read", "ld.b32 %r0, [%d0];", "at 0x300000000000010: there is no allocation", "ld.b32"),
+    )
+    def test_addresses_of_functions(self, use, words, opcode):
+        body = "ld.global.u64 %d0, [table+8];\nst.global.b32 [%out], 1;\n"
+        self.emulator.run(faulty(body, functions=self.TABLE))
+        self.assert_reported(faulty(body + use, functions=self.TABLE), words, opcode=opcode)
+
     def test_where_lanes_are_named(self):
         body = "setp.eq.u32 %p0, %thread, 69;\nsetp.eq.or.u32 %p0, %thread, 90, %p0;\n@%p0 ld.global.b32 %r0, [%a+64];"
         self.assertIn("lanes 5, 26", self.report(faulty(body)))
@@ -510,6 +532,11 @@ class LaunchTest(parameterized.TestCase):
     def test_register_that_is_not_declared(self):
         with self.assertRaisesRegex(RuntimeError, "%undeclared7"):
             self.emulator.run(faulty("add.u32 %r0, %r1, %undeclared7;"))
+
+    def test_initial_value_that_is_nowhere(self):
+        shared = ".extern .global .b32 elsewhere;\n.global .u64 table[2] = {0,\nelsewhere};\n"
+        with self.assertRaisesRegex(RuntimeError, r"PTX line \d+: the initial value of 'table' names 'elsewhere'"):
+            self.emulator.run(faulty("add.u32 %r0, %r1, 1;", shared=shared))
 
     def test_kernel_that_is_not_there(self):
         made = faulty("add.u32 %r0, %r1, 1;")
