@@ -188,6 +188,23 @@ class FaultTest(parameterized.TestCase):
     def test_instruction(self, body, words, opcode):
         self.assert_reported(faulty(body), words, opcode=opcode)
 
+    @parameterized.parameters(
+        "ld.global.v8.b32 {%r0, %r1, %r2, %r3, %r4, %r5, %r6, %r7}, [%a];",
+        "ld.global.v4.b64 {%d0, %d1, %d2, %d3}, [%a];",
+        "ld.global.L2::evict_last.v8.f32 {%f0, %f1, %f2, %f3, %f4, %f5, %f6, %f7}, [%a];",
+        "st.global.v8.b32 [%out], {%r0, %r1, %r2, %r3, %r4, %r5, %r6, %r7};",
+        "max.f32 %f0, %f1, %f2, %f3;",
+        "min.ftz.NaN.abs.f32 %f0, %f1, %f2, %f3;",
+        "cvt.rn.satfinite.e2m3x2.f32 %h0, %f0, %f1;",
+        "cvt.rn.f16x2.e3m2x2 %r0, %h0;",
+        "cvt.rp.satfinite.ue8m0x2.f32 %h0, %f0, %f1;",
+        "cvt.rn.satfinite.tf32.f32 %r0, %f0;",
+        "cp.async.bulk.global.shared::cta.bulk_group.cp_mask [%out], [%r0], 16, %h0;",
+    )
+    def test_what_sm90_does_not_have(self, instruction):
+        opcode = instruction.split()[0]
+        self.assert_reported(faulty(instruction), f"The emulator does not know '{opcode}'", opcode=opcode)
+
     def test_unknown_instructions_are_no_fault_where_nobody_comes(self):
         body = "setp.eq.u32 %p0, %thread, 1000;\n@%p0 wmma.load.c.sync.aligned.m16n16k16.global.row.f16 {%r0, %r1, %r2, %r3}, [%a];"
         self.emulator.run(faulty(body + "\nst.global.b32 [%out], 1;"))
