@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <sstream>
 #include <stdexcept>
 #include <vector>
@@ -17,21 +18,32 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
+// All of the text. Throws std::logic_error for what is no such number.
+int number_in(const std::string& text, int low, int high) {
+  size_t used = 0;
+  const int number = std::stoi(text, &used);
+  if (used != text.size() || number < low || number > high) throw std::invalid_argument(text);
+  return number;
+}
+
+constexpr int kMost = std::numeric_limits<int>::max();
+
 // One part; false where it means nothing. Throws std::logic_error for what is no number.
 bool read_part(const std::string& name, const std::string& value, Watched& watched) {
   if (name == "cta") {
     const auto index = split(value, ',');
     if (index.size() != 3) return false;
-    watched.cta = {uint32_t(std::stoul(index[0])), uint32_t(std::stoul(index[1])), uint32_t(std::stoul(index[2]))};
+    const auto along = [&](int axis) { return uint32_t(number_in(index[size_t(axis)], 0, kMost)); };
+    watched.cta = {along(0), along(1), along(2)};
   } else if (name == "warp") {
-    watched.warp = std::stoi(value);
+    watched.warp = number_in(value, 0, kMost);
   } else if (name == "lane") {
-    watched.lane = std::stoi(value);
+    watched.lane = number_in(value, 0, kLanes - 1);
   } else if (name == "at") {
     const size_t colon = value.rfind(':');
     if (colon == std::string::npos) return false;
     watched.file = value.substr(0, colon);
-    watched.line = std::stoi(value.substr(colon + 1));
+    watched.line = number_in(value.substr(colon + 1), 1, kMost);
   } else if (name == "op") {
     watched.opcode = value;
   } else {
@@ -108,8 +120,12 @@ void add_registers(const ptx::Operand& operand, const Frame& frame, int lane, st
 }  // namespace
 
 std::unique_ptr<Debugger> Debugger::from_environment() {
-  const char* trace = std::getenv("JAX_FLASH_MLA_EMULATOR_TRACE");
-  const char* stop = std::getenv("JAX_FLASH_MLA_EMULATOR_STOP");
+  const auto said = [](const char* name) {
+    const char* const text = std::getenv(name);
+    return text && *text ? text : nullptr;
+  };
+  const char* trace = said("JAX_FLASH_MLA_EMULATOR_TRACE");
+  const char* stop = said("JAX_FLASH_MLA_EMULATOR_STOP");
   if (!trace && !stop) return nullptr;
   auto debugger = std::make_unique<Debugger>();
   const auto nothing = [](const std::string&, const std::string&) { return false; };
@@ -117,7 +133,7 @@ std::unique_ptr<Debugger> Debugger::from_environment() {
   if (!stop) return debugger;
   debugger->stop_ = read_watched("JAX_FLASH_MLA_EMULATOR_STOP", stop, [&](const auto& name, const auto& value) {
     if (name == "count") {
-      debugger->stop_after_ = std::stoi(value);
+      debugger->stop_after_ = number_in(value, 1, kMost);
       return true;
     }
     if (name != "tile") return false;

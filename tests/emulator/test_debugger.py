@@ -58,6 +58,7 @@ class DebuggerTest(parameterized.TestCase):
 
     def test_nothing_is_printed(self):
         self.assertEqual(self.run_with(), "")
+        self.assertEqual(self.run_with(TRACE="", STOP=""), "")
 
     def test_trace_of_a_line(self):
         lines = self.run_with(TRACE="cta=0,0,0 warp=3 lane=5 at=looked_at.cu:21").splitlines()
@@ -112,12 +113,19 @@ class DebuggerTest(parameterized.TestCase):
             self.run_with(STOP="at=looked_at.cu:21 count=8")
         self.run_with(STOP="at=looked_at.cu:21 count=9")
 
-    @parameterized.parameters("warp", "warp=x", "at=here", "nobody=1", "cta=1")
+    @parameterized.parameters(
+        *("warp", "warp=x", "warp=1x", "warp=-1", "lane=32", "lane=", "cta=1", "cta=0,0,z", "at=here", "at=here:0"),
+        *("op", "nobody=1", "count=1"),
+    )
     def test_what_means_nothing(self, text):
         with self.assertRaisesRegex(ValueError, f"JAX_FLASH_MLA_EMULATOR_TRACE .* means nothing: {text}"):
             self.run_with(TRACE=text)
         with self.assertRaisesRegex(ValueError, "says neither at=file:line nor op=name"):
             self.run_with(STOP="warp=1")
+
+    def test_counts_that_mean_nothing(self):
+        with self.assertRaisesRegex(ValueError, "JAX_FLASH_MLA_EMULATOR_STOP .* means nothing: count=0"):
+            self.run_with(STOP="at=looked_at.cu:21 count=0")
 
     @parameterized.parameters(
         ("0:4:64", "it is not offset:rows:columns:type"),
