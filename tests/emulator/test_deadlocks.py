@@ -380,12 +380,16 @@ class WaitingThatEndsTest(WaitingTest):
         """
         self.assertEqual(self.run_one(body, grid=1, block=32)[0], 1)
 
-    def test_for_other_lanes(self):
-        """A lane waits for a word that another lane of its warp writes once the rest has counted down."""
-        body = """
-        setp.eq.u32 %p1, %thread, 3;
+    @parameterized.named_parameters(
+        ("lanes", "setp.eq.u32 %p1, %thread, 3;", 30_000, "bar.warp.sync -1;", 32),
+        ("a_warp", "setp.lt.u32 %p1, %thread, 32;", 300_000, "bar.sync 0;", 64),
+    )
+    def test_for_others_that_count(self, who_waits, count, barrier, block):
+        """For a word that is written once the others have counted down."""
+        body = f"""
+        {who_waits}
         @%p1 bra SPIN;
-        mov.u32 %r0, 30000;
+        mov.u32 %r0, {count};
         COUNT:
         sub.u32 %r0, %r0, 1;
         setp.ne.u32 %p0, %r0, 0;
@@ -398,27 +402,6 @@ class WaitingThatEndsTest(WaitingTest):
         setp.ne.u32 %p0, %r1, 1;
         @%p0 bra SPIN;
         MEET:
-        bar.warp.sync -1;
+        {barrier}
         """
-        self.assertEqual(self.run_one(body, grid=1, block=32)[0], 1)
-
-    def test_for_another_warp_that_counts(self):
-        body = """
-        setp.lt.u32 %p1, %thread, 32;
-        @%p1 bra SPIN;
-        mov.u32 %r0, 300000;
-        COUNT:
-        sub.u32 %r0, %r0, 1;
-        setp.ne.u32 %p0, %r0, 0;
-        @%p0 bra COUNT;
-        mov.u32 %r0, 1;
-        st.global.b32 [%out], %r0;
-        bra MEET;
-        SPIN:
-        ld.acquire.gpu.global.b32 %r1, [%out];
-        setp.ne.u32 %p0, %r1, 1;
-        @%p0 bra SPIN;
-        MEET:
-        bar.sync 0;
-        """
-        self.assertEqual(self.run_one(body, grid=1, block=64)[0], 1)
+        self.assertEqual(self.run_one(body, grid=1, block=block)[0], 1)
