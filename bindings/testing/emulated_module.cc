@@ -17,6 +17,7 @@
 #include "bindings/dense_decode.h"
 #include "emulator/machine/machine.h"
 #include "emulator/machine/tensor_map.h"
+#include "emulator/runtime/device.h"
 
 namespace nb = nanobind;
 
@@ -58,6 +59,7 @@ void launch(const std::string& ptx, const std::string& kernel, const Triple& gri
   launch.cluster = dims(cluster);
   launch.has_cluster = launch.cluster.count() > 1;
   launch.dynamic_shared = dynamic_shared;
+  launch.num_sms = emulator::runtime::num_sms();
   const auto* bytes = static_cast<const std::byte*>(parameters.data());
   launch.parameters.assign(bytes, bytes + parameters.size());
   if (launch.parameters.size() != launch.kernel->parameter_bytes) {

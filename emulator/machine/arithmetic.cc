@@ -406,15 +406,8 @@ void lower_extreme(Lowering& lower) {
   if (type != Type::kF64) {
     modes[kPropagateNan] = lower.take("NaN");
     modes[kXorSign] = lower.take("xorsign");
-    if (modes[kXorSign] || (type == Type::kF32 && lower.count() == 4)) modes[kAbsolute] = lower.take("abs");
+    if (modes[kXorSign]) modes[kAbsolute] = lower.take("abs");
     if (modes[kXorSign] && !modes[kAbsolute]) lower.unknown(".xorsign without .abs");
-  }
-  if (type == Type::kF32 && lower.count() == 4) {
-    take_operands(lower, 32, 3);
-    lower.out.run = lanewise_costly([](const Modes& modes, float a, float b, float c) {
-      return extreme<kMaximum>(modes, extreme<kMaximum>(modes, a, b), c);
-    });
-    return;
   }
   take_operands(lower, bits_of(type), 2);
   if (type == Type::kF32 && !modes[kPropagateNan] && !modes[kXorSign]) {

@@ -134,11 +134,11 @@ Step atomic(Warp& warp, const Instruction& instruction, Mask mask) {
       if (global) lock = std::unique_lock(atomic_lock(address + offset));
       std::memcpy(&old[i], place + offset, sizeof(T));
       const T combined = kCombine(old[i], operand, third, global);
+      if (std::memcmp(&combined, &old[i], sizeof(T)) != 0) warp.note_change(space, address);
       std::memcpy(place + offset, &combined, sizeof(T));
     }
     for (int i = 0; results && i < elements; ++i) write(warp, results[i], lane, old[i]);
   }
-  warp.cta().cluster().note_event();
   return Step::kNext;
 }
 

@@ -197,26 +197,17 @@ Step copy_into_shared(Warp& warp, const Instruction& instruction, Mask mask) {
   return Step::kNext;
 }
 
-// Operands: destination, source, bytes, and the mask of bytes where modes[0] says so.
+// Operands: destination, source, bytes.
 Step copy_into_global(Warp& warp, const Instruction& instruction, Mask mask) {
   Cta& cta = warp.cta();
   for_lanes(mask, [&](int lane) {
     const Extent what = extent(warp, instruction, lane);
     need_own(cta, uint32_t(what.source));
-    const auto chosen = instruction.modes[0] ? warp.get<uint16_t>(instruction.operands[3], lane) : uint16_t{0xFFFF};
-    cta.issue([&cta, what, chosen] {
+    cta.issue([&cta, what] {
       if (what.bytes == 0) return;
       Allocation* last = nullptr;
-      if (chosen == 0xFFFF) {
-        const std::byte* const source = cta.cluster().shared(uint32_t(what.source), what.bytes, Access::kRead, 16);
-        std::memcpy(global_bytes(cta, what.destination, what.bytes, Access::kWrite, &last), source, what.bytes);
-        return;
-      }
-      for (uint32_t i = 0; i < what.bytes; ++i) {
-        if (!(chosen >> i % 16 & 1)) continue;
-        const std::byte* const source = cta.cluster().shared(uint32_t(what.source) + i, 1, Access::kRead);
-        *global_bytes(cta, what.destination + i, 1, Access::kWrite, &last) = *source;
-      }
+      const std::byte* const source = cta.cluster().shared(uint32_t(what.source), what.bytes, Access::kRead, 16);
+      std::memcpy(global_bytes(cta, what.destination, what.bytes, Access::kWrite, &last), source, what.bytes);
     });
   });
   return Step::kNext;
@@ -275,11 +266,8 @@ void lower_bulk_copy(Lowering& l) {
   const bool has_policy = l.take("L2::cache_hint");
   if (destination == "global" && source == "shared::cta") {
     if (!l.take("bulk_group")) l.unknown("it is not .bulk_group");
-    const bool has_mask = l.take("cp_mask");
-    need_operands(l, 3 + has_policy + has_mask);
+    need_operands(l, 3 + has_policy);
     lower_extent(l);
-    if (has_mask) l.source(3 + has_policy, 16);
-    l.out.modes[0] = has_mask;
     l.out.run = copy_into_global;
     return;
   }

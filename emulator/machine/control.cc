@@ -92,10 +92,11 @@ uint64_t argument(Warp& warp, const Call& call, size_t i, int lane) {
   return value;
 }
 
-// printf's conversions, each given what follows in the buffer; the arguments lie there as in a struct.
-std::string formatted(Warp& warp, const std::string& format, uint64_t buffer, int lane) {
+// printf's conversions, each given what follows in the buffer; the arguments lie there as in a struct. Counts them.
+std::string formatted(Warp& warp, const std::string& format, uint64_t buffer, int lane, int32_t& count) {
   std::string out;
   const auto next = [&](size_t bytes) {
+    ++count;
     buffer = (buffer + bytes - 1) / bytes * bytes;
     uint64_t value = 0;
     std::memcpy(&value, warp.resolve(Space::kGeneric, buffer, bytes, Access::kRead, lane), bytes);
@@ -155,7 +156,14 @@ Step print(Warp& warp, const Instruction& instruction, Mask mask) {
   const Call& call = warp.fragment().frame->function->calls[size_t(instruction.modes[0])];
   for_lanes(mask, [&](int lane) {
     const std::string format = string_at(warp, argument(warp, call, 0, lane), lane);
-    std::fputs(formatted(warp, format, argument(warp, call, 1, lane), lane).c_str(), stdout);
+    int32_t count = 0;
+    std::fputs(formatted(warp, format, argument(warp, call, 1, lane), lane, count).c_str(), stdout);
+    for (const Call::Copy& result : call.results) {
+      std::byte* const place = result.operand >= 0
+                                   ? warp.target_bytes(instruction.operands[result.operand], lane)
+                                   : warp.passed(lane, warp.fragment().frame->local_base + result.caller, result.bytes);
+      std::memcpy(place, &count, std::min<size_t>(result.bytes, sizeof(count)));
+    }
   });
   std::fflush(stdout);
   return Step::kNext;
@@ -279,7 +287,7 @@ Step set_registers(Warp& warp, const Instruction& instruction, Mask) {
                                                     std::to_string(own) + " registers to " + std::to_string(count) +
                                                     ".");
   }
-  if (more > cta.register_pool) return warp.wait_for(Wait::Kind::kOther);
+  if (more > cta.register_pool) return warp.wait_for(Wait::Kind::kRegisters, uint32_t(more));
   cta.register_pool -= more;
   own = count;
   cta.cluster().note_event();

@@ -231,28 +231,20 @@ bool fits(Lowering& lower, int i, Type type) {
 
 // What a packed type consists of.
 struct Element {
-  const Format* format;  // null: ue8m0
-  int bits;              // in the register
+  Format format;
+  int bits;  // in the register
 };
 
 std::optional<Element> element_of(Type type) {
   switch (type) {
     case Type::kF16x2:
-      return Element{&kHalfFormat, 16};
+      return Element{kHalfFormat, 16};
     case Type::kBF16x2:
-      return Element{&kBfloatFormat, 16};
+      return Element{kBfloatFormat, 16};
     case Type::kE4M3x2:
-      return Element{&kE4M3Format, 8};
+      return Element{kE4M3Format, 8};
     case Type::kE5M2x2:
-      return Element{&kE5M2Format, 8};
-    case Type::kE2M3x2:
-      return Element{&kE2M3Format, 8};
-    case Type::kE3M2x2:
-      return Element{&kE3M2Format, 8};
-    case Type::kE2M1x2:
-      return Element{&kE2M1Format, 4};
-    case Type::kUE8M0x2:
-      return Element{nullptr, 8};
+      return Element{kE5M2Format, 8};
     default:
       return std::nullopt;
   }
@@ -260,14 +252,11 @@ std::optional<Element> element_of(Type type) {
 
 uint32_t pack_element(double value, const Element& element, Rounding rounding, int32_t flags) {
   if ((flags & kRelu) && !(value != value || value > 0)) value = 0;
-  const bool finite = flags & kFinite;
-  if (!element.format) return encode_ue8m0(value, rounding, finite);
-  return encode(*element.format, value, rounding, finite);
+  return encode(element.format, value, rounding, flags & kFinite);
 }
 
 double unpack_element(uint32_t code, const Element& element) {
-  code &= (1u << element.bits) - 1;
-  return element.format ? decode(*element.format, code) : double(to_float(decode_ue8m0(uint8_t(code))));
+  return decode(element.format, code & ((1u << element.bits) - 1));
 }
 
 // From two floats, the first of which goes into the upper half, or from another pair.
@@ -296,27 +285,21 @@ void lower_pair(Lowering& lower, Type to, Type from, std::string_view rounding_n
   Modes& modes = lower.out.modes;
   const bool from_floats = from == Type::kF32;
   const bool is_wide = to == Type::kF16x2 || to == Type::kBF16x2;
-  const bool is_scale = to == Type::kUE8M0x2;
   const bool widens = !from_floats && is_wide;
   // Which pairs there are.
-  const bool known = from_floats || (to == Type::kBF16x2 && from == Type::kUE8M0x2) ||
-                     (is_scale && from == Type::kBF16x2) ||
-                     (to == Type::kF16x2 && from != Type::kBF16x2 && from != Type::kF16x2 && from != Type::kUE8M0x2) ||
-                     (!is_wide && !is_scale && from == Type::kF16x2);
+  const bool known = from_floats || (to == Type::kF16x2 && from != Type::kBF16x2 && from != Type::kF16x2) ||
+                     (!is_wide && from == Type::kF16x2);
   if (!known) lower.unknown("not between these types");
-  const bool may_round_to_zero = (from_floats && is_wide) || is_scale;
-  if (rounding_name == "rn" && !is_scale) {
+  if (rounding_name == "rn") {
     modes[kRounding] = int32_t(Rounding::kNearestEven);
-  } else if (rounding_name == "rz" && may_round_to_zero) {
+  } else if (rounding_name == "rz" && from_floats && is_wide) {
     modes[kRounding] = int32_t(Rounding::kZero);
-  } else if (rounding_name == "rp" && is_scale) {
-    modes[kRounding] = int32_t(Rounding::kUp);
   } else {
     lower.unknown("not with this rounding");
   }
-  if (!is_scale && from != Type::kUE8M0x2 && lower.take("relu")) modes[kFlags] |= kRelu;
+  if (lower.take("relu")) modes[kFlags] |= kRelu;
   if (!widens && lower.take("satfinite")) modes[kFlags] |= kFinite;
-  if (!is_wide && !is_scale && !(modes[kFlags] & kFinite)) lower.unknown("without .satfinite");
+  if (!is_wide && !(modes[kFlags] & kFinite)) lower.unknown("without .satfinite");
   modes[kTo] = int32_t(to);
   modes[kFrom] = int32_t(from);
   if (lower.count() != (from_floats ? 3 : 2)) lower.unknown("another number of operands");
@@ -394,13 +377,14 @@ void lower_to_tf32(Lowering& lower, Type from, std::string_view rounding_name) {
   if (from != Type::kF32) lower.unknown("not between these types");
   if (rounding_name == "rna") {
     modes[kRounding] = int32_t(Rounding::kNearestAway);
+    if (lower.take("satfinite")) modes[kFlags] |= kFinite;
   } else if (rounding_name == "rn" || rounding_name == "rz") {
     modes[kRounding] = int32_t(*float_rounding(rounding_name));
     if (lower.take("relu")) modes[kFlags] |= kRelu;
   } else {
     lower.unknown("not with this rounding");
   }
-  if (lower.take("satfinite")) modes[kFlags] |= kFinite;
+  if (lower.count() != 2) lower.unknown("another number of operands");
   modes[kTo] = int32_t(Type::kTF32);
   modes[kFrom] = int32_t(from);
   lower.destination(0, 32);

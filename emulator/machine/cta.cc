@@ -103,6 +103,7 @@ void Cta::settle(uint32_t offset, Mbarrier& barrier) {
   if (barrier.pending == 0 && barrier.transactions == 0) {
     ++barrier.phase;
     barrier.pending = int32_t(barrier.expected);
+    cluster_.note_milestone();
   }
   const uint64_t bytes = packed(barrier);
   std::memcpy(shared(offset), &bytes, sizeof(bytes));
@@ -131,6 +132,7 @@ void Cta::arrive_named(int number, uint32_t threads, uint32_t expected) {
     barrier.last_votes = barrier.votes;
     barrier.true_votes = barrier.votes = 0;
     ++barrier.generation;
+    cluster_.note_milestone();
   }
   cluster_.note_event();
 }
@@ -146,7 +148,6 @@ void Cta::warp_exited() {
     if (barrier.arrived > 0 && barrier.expected == 0) arrive_named(number, 0, 0);
   }
   cluster_.settle_cluster_barrier();
-  cluster_.note_event();
 }
 
 void Cta::issue(std::function<void()> copy) {
@@ -218,10 +219,7 @@ std::byte* Cluster::shared(uint64_t address, size_t bytes, Access access, size_t
                   "Shared offset " + std::to_string(at) + " is read before anything was written there.");
     }
   }
-  if (access != Access::kRead) {
-    std::memset(written, 1, bytes);
-    note_event();
-  }
+  if (access != Access::kRead) std::memset(written, 1, bytes);
   return cta->shared(offset);
 }
 
@@ -230,37 +228,43 @@ void Cluster::complete_transaction(uint64_t barrier_address, int64_t bytes) {
   cta->complete(offset, bytes);
 }
 
+bool Cluster::has_come_to_barrier(const Warp& warp) const {
+  for (int lane = 0; lane < kLanes; ++lane) {
+    if ((warp.live() >> lane & 1) && warp.cluster_arrival(lane) <= cluster_generation) return false;
+  }
+  return true;
+}
+
 void Cluster::settle_cluster_barrier() {
   bool any = false;
   for (const auto& cta : ctas_) {
     for (const auto& warp : cta->warps()) {
-      for (int lane = 0; lane < kLanes; ++lane) {
-        if (!(warp->live() >> lane & 1)) continue;
-        if (warp->cluster_arrival(lane) <= cluster_generation) return;
-        any = true;
-      }
+      if (!has_come_to_barrier(*warp)) return;
+      any |= !warp->done();
     }
   }
   if (!any) return;
   ++cluster_generation;
-  note_event();
+  note_milestone();
 }
 
 Cluster::State Cluster::run_turn() {
   bool alive = false, moved = false;
-  const uint64_t before = events;
+  const uint64_t before = events();
   for (const auto& cta : ctas_) {
     for (const auto& warp : cta->warps()) {
       if (warp->done()) continue;
       running = warp.get();
-      moved |= warp->run(kTurn) > 0;
+      const int executed = warp->run(kTurn);
+      progress_.instructions += uint64_t(executed);
+      moved |= executed > 0 && !warp->goes_round();
       alive |= !warp->done();
     }
     moved |= cta->finish_copies();
   }
   running = nullptr;
   if (!alive) return State::kDone;
-  return moved || events != before ? State::kMoved : State::kStuck;
+  return moved || events() != before ? State::kMoved : State::kStuck;
 }
 
 bool Cluster::time_out() {

@@ -117,12 +117,23 @@ class Cluster {
   void complete_transaction(uint64_t barrier_address, int64_t bytes);
 
   // --- The cluster's barrier
-  uint64_t cluster_generation = 0;  // how often it was passed
-  void settle_cluster_barrier();    // passes it if all threads that live have arrived
+  uint64_t cluster_generation = 0;                   // how often it was passed
+  void settle_cluster_barrier();                     // passes it if all threads that live have arrived
+  bool has_come_to_barrier(const Warp& warp) const;  // all its lanes that live
 
-  // --- Scheduling. Everything that another warp may wait for counts as an event.
-  void note_event() { ++events; }
-  uint64_t events = 0;
+  // --- Scheduling
+  // How far it has come. Everything that another warp may wait for is an event. Milestones are those events that no
+  // number of threads brings about again and again while they wait: one has exited, or all have come to a barrier.
+  struct Progress {
+    uint64_t events = 0, milestones = 0, instructions = 0;
+  };
+  const Progress& progress() const { return progress_; }
+  uint64_t events() const { return progress_.events; }
+  void note_event() { ++progress_.events; }
+  void note_milestone() {
+    ++progress_.events;
+    ++progress_.milestones;
+  }
   enum class State { kDone, kMoved, kStuck };
   State run_turn();
   bool time_out();
@@ -133,6 +144,7 @@ class Cluster {
   Grid& grid_;
   Dim3 index_;
   std::vector<std::unique_ptr<Cta>> ctas_;
+  Progress progress_;
 };
 
 }  // namespace emulator

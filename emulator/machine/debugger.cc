@@ -3,11 +3,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <sstream>
 #include <stdexcept>
 #include <vector>
-
-#include "emulator/machine/numerics.h"
 
 namespace emulator {
 namespace {
@@ -19,46 +18,58 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
-[[noreturn]] void refuse(const std::string& variable, const std::string& part) {
-  throw std::invalid_argument(variable + " has a part that means nothing: " + part);
+// All of the text. Throws std::logic_error for what is no such number.
+int number_in(const std::string& text, int low, int high) {
+  size_t used = 0;
+  const int number = std::stoi(text, &used);
+  if (used != text.size() || number < low || number > high) throw std::invalid_argument(text);
+  return number;
 }
+
+constexpr int kMost = std::numeric_limits<int>::max();
 
 // One part; false where it means nothing. Throws std::logic_error for what is no number.
 bool read_part(const std::string& name, const std::string& value, Watched& watched) {
   if (name == "cta") {
     const auto index = split(value, ',');
     if (index.size() != 3) return false;
-    watched.cta = {uint32_t(std::stoul(index[0])), uint32_t(std::stoul(index[1])), uint32_t(std::stoul(index[2]))};
+    const auto along = [&](int axis) { return uint32_t(number_in(index[size_t(axis)], 0, kMost)); };
+    watched.cta = {along(0), along(1), along(2)};
   } else if (name == "warp") {
-    watched.warp = std::stoi(value);
+    watched.warp = number_in(value, 0, kMost);
   } else if (name == "lane") {
-    watched.lane = std::stoi(value);
+    watched.lane = number_in(value, 0, kLanes - 1);
   } else if (name == "at") {
     const size_t colon = value.rfind(':');
     if (colon == std::string::npos) return false;
     watched.file = value.substr(0, colon);
-    watched.line = std::stoi(value.substr(colon + 1));
+    watched.line = number_in(value.substr(colon + 1), 1, kMost);
+  } else if (name == "op") {
+    watched.opcode = value;
   } else {
     return false;
   }
   return true;
 }
 
-// "cta=1,0,0 warp=3 lane=5 at=kernel.cuh:120"; `more` takes the parts that only some variables have.
+// "cta=1,0,0 warp=3 lane=5 at=kernel.cuh:120 op=wgmma"; `more` takes the parts that only some variables have.
 Watched read_watched(const std::string& variable, const std::string& text,
                      const std::function<bool(const std::string&, const std::string&)>& more) {
   Watched watched;
   for (const std::string& part : split(text, ' ')) {
     const size_t equals = part.find('=');
     bool understood = false;
+    std::string why;
     try {
       if (equals != std::string::npos) {
         const std::string name = part.substr(0, equals), value = part.substr(equals + 1);
         understood = read_part(name, value, watched) || more(name, value);
       }
+    } catch (const BadTile& error) {
+      why = std::string(" (") + error.what() + ")";
     } catch (const std::logic_error&) {
     }
-    if (!understood) refuse(variable, part);
+    if (!understood) throw std::invalid_argument(variable + " has a part that means nothing: " + part + why);
   }
   return watched;
 }
@@ -109,8 +120,12 @@ void add_registers(const ptx::Operand& operand, const Frame& frame, int lane, st
 }  // namespace
 
 std::unique_ptr<Debugger> Debugger::from_environment() {
-  const char* trace = std::getenv("JAX_FLASH_MLA_EMULATOR_TRACE");
-  const char* stop = std::getenv("JAX_FLASH_MLA_EMULATOR_STOP");
+  const auto said = [](const char* name) {
+    const char* const text = std::getenv(name);
+    return text && *text ? text : nullptr;
+  };
+  const char* trace = said("JAX_FLASH_MLA_EMULATOR_TRACE");
+  const char* stop = said("JAX_FLASH_MLA_EMULATOR_STOP");
   if (!trace && !stop) return nullptr;
   auto debugger = std::make_unique<Debugger>();
   const auto nothing = [](const std::string&, const std::string&) { return false; };
@@ -118,18 +133,16 @@ std::unique_ptr<Debugger> Debugger::from_environment() {
   if (!stop) return debugger;
   debugger->stop_ = read_watched("JAX_FLASH_MLA_EMULATOR_STOP", stop, [&](const auto& name, const auto& value) {
     if (name == "count") {
-      debugger->stop_after_ = std::stoi(value);
+      debugger->stop_after_ = number_in(value, 1, kMost);
       return true;
     }
     if (name != "tile") return false;
-    // offset:rows:columns:type[:swizzled]
-    const auto parts = split(value, ':');
-    if (parts.size() < 4 || (parts.size() == 5 && parts[4] != "swizzled") || parts.size() > 5) return false;
-    debugger->tile_ = Tile{uint32_t(std::stoul(parts[0], nullptr, 0)), uint32_t(std::stoul(parts[1])),
-                           uint32_t(std::stoul(parts[2])), parts[3], parts.size() == 5};
+    debugger->tile_ = SharedTile::read(split(value, ':'));
     return true;
   });
-  if (debugger->stop_->line == 0) refuse("JAX_FLASH_MLA_EMULATOR_STOP", "there is no at=file:line");
+  if (debugger->stop_->line == 0 && debugger->stop_->opcode.empty()) {
+    throw std::invalid_argument("JAX_FLASH_MLA_EMULATOR_STOP says neither at=file:line nor op=name.");
+  }
   return debugger;
 }
 
@@ -139,6 +152,7 @@ bool Debugger::matches(const Watched& watched, Warp& warp, const Instruction& in
   if (watched.warp && *watched.warp != warp.index()) return false;
   const Dim3 cta = warp.cta().index();
   if (watched.cta && (watched.cta->x != cta.x || watched.cta->y != cta.y || watched.cta->z != cta.z)) return false;
+  if (instruction.text->opcode.compare(0, watched.opcode.size(), watched.opcode) != 0) return false;
   if (watched.line == 0) return true;
   if (instruction.text->source.line != watched.line) return false;
   const std::string file = file_of(instruction, frame);
@@ -162,40 +176,8 @@ void Debugger::about_to_execute(Warp& warp, const Instruction& instruction, cons
   std::string text =
       "Stopped as JAX_FLASH_MLA_EMULATOR_STOP asks. Registers of lane " + std::to_string(stop_->lane) + ":";
   for (const ptx::Operand& operand : instruction.text->operands) add_registers(operand, frame, stop_->lane, text);
-  if (tile_) text += "\n" + dump(warp.cta());
+  if (tile_) text += "\n" + tile_->dump(warp.cta());
   throw Fault(FaultCode::kTrap, text);
-}
-
-std::string Debugger::dump(Cta& cta) const {
-  const Tile& tile = *tile_;
-  const uint32_t bytes = tile.type == "f32" || tile.type == "u32"   ? 4
-                         : tile.type == "u8" || tile.type == "e4m3" ? 1
-                                                                    : 2;
-  std::ostringstream text;
-  text << "Shared memory from offset " << tile.offset << ", " << tile.rows << " rows of " << tile.columns << " "
-       << tile.type << ":";
-  for (uint32_t row = 0; row < tile.rows; ++row) {
-    text << "\n";
-    for (uint32_t column = 0; column < tile.columns; ++column) {
-      uint32_t address = kReservedShared + tile.offset + (row * tile.columns + column) * bytes;
-      if (tile.swizzled) address ^= address >> 3 & 0x70;
-      const uint32_t offset = address - kReservedShared;
-      if (offset + bytes > cta.shared_bytes()) return text.str() + " (beyond what the CTA has)";
-      uint32_t bits = 0;
-      std::memcpy(&bits, cta.shared(offset), bytes);
-      float real;
-      std::memcpy(&real, &bits, sizeof(real));
-      if (tile.type == "bf16")
-        text << " " << to_float(Bfloat{uint16_t(bits)});
-      else if (tile.type == "f16")
-        text << " " << to_float(Half{uint16_t(bits)});
-      else if (tile.type == "f32")
-        text << " " << real;
-      else
-        text << " " << bits;
-    }
-  }
-  return text.str();
 }
 
 }  // namespace emulator

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "emulator/machine/cta.h"
+#include "emulator/machine/shared_tile.h"
 
 namespace emulator {
 
@@ -17,6 +18,7 @@ struct Watched {
   int lane = 0;
   std::string file;  // the end of its path
   int line = 0;
+  std::string opcode;  // how it begins
 };
 
 class Debugger {
@@ -35,14 +37,7 @@ class Debugger {
   std::optional<Watched> trace_, stop_;
   int stop_after_ = 1;               // executions of the line by a warp that matches
   std::atomic<int> stopped_at_ = 0;  // kernels run on several threads
-  // A tile in shared memory.
-  struct Tile {
-    uint32_t offset, rows, columns;
-    std::string type;
-    bool swizzled;
-  };
-  std::optional<Tile> tile_;
-  std::string dump(Cta& cta) const;
+  std::optional<SharedTile> tile_;
 };
 
 }  // namespace emulator

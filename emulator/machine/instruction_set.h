@@ -42,10 +42,6 @@ enum class Type : int16_t {
   kE5M2x2,
   kE4M3x4,
   kE5M2x4,
-  kUE8M0x2,
-  kE2M1x2,
-  kE2M3x2,
-  kE3M2x2,
 };
 
 int bits_of(Type type);

@@ -7,7 +7,7 @@
 namespace emulator {
 namespace {
 
-constexpr int kMostElements = 8;
+constexpr int kMostBits = 128;  // of all elements together
 
 // What modes hold.
 enum Mode { kSpaceMode, kElements, kElementBytes, kSigned };
@@ -32,13 +32,12 @@ void take_hints(Lowering& lowering, bool& has_policy) {
   lowering.take_one_of({"ca", "cg", "cs", "lu", "cv", "wb", "wt"});
   lowering.take_one_of(
       {"L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate"});
-  lowering.take_one_of({"L2::evict_normal", "L2::evict_first", "L2::evict_last"});
   lowering.take_one_of({"L2::64B", "L2::128B", "L2::256B"});
   has_policy = lowering.take("L2::cache_hint");
 }
 
 int take_elements(Lowering& lowering) {
-  const auto vector = lowering.take_one_of({"v2", "v4", "v8"});
+  const auto vector = lowering.take_one_of({"v2", "v4"});
   return vector.empty() ? 1 : vector[1] - '0';
 }
 
@@ -58,7 +57,7 @@ Step load(Warp& warp, const Instruction& instruction, Mask mask) {
   uint64_t addresses[kLanes];
   warp.addresses(instruction.operands[0], addresses);
   // All lanes read before any register changes: the base may be a destination.
-  std::byte values[kLanes][kMostElements * 16];
+  std::byte values[kLanes][kMostBits / 8];
   for_lanes(mask, [&](int lane) {
     std::memcpy(values[lane], warp.resolve(space, addresses[lane], bytes, Access::kRead, lane), bytes);
   });
@@ -83,12 +82,11 @@ Step store(Warp& warp, const Instruction& instruction, Mask mask) {
   const size_t bytes = size_t(elements) * size_t(each);
   const auto space = Space(instruction.modes[kSpaceMode]);
   for_lanes(mask, [&](int lane) {
-    std::byte values[kMostElements * 16];
+    std::byte values[kMostBits / 8];
     for (int i = 0; i < elements; ++i) {
       std::memcpy(values + i * each, warp.bytes(instruction.operands[1 + i], lane), size_t(each));
     }
-    const uint64_t address = warp.address(instruction.operands[0], lane);
-    std::memcpy(warp.resolve(space, address, bytes, Access::kWrite, lane), values, bytes);
+    warp.write(space, warp.address(instruction.operands[0], lane), values, bytes, lane, bytes);
   });
   return Step::kNext;
 }
@@ -123,7 +121,7 @@ void lower_ld(Lowering& lowering) {
   lowering.out.modes[kElements] = elements;
   lowering.out.modes[kElementBytes] = bits / 8;
   lowering.out.modes[kSigned] = type == Type::kS8 || type == Type::kS16 || type == Type::kS32;
-  if (bits < 8 || elements * bits > 512) lowering.unknown("of this type");
+  if (bits < 8 || elements * bits > kMostBits) lowering.unknown("of this type");
   lowering.address(1);
   take_values(lowering, 0, bits, true);
   lowering.out.run = load;
@@ -173,7 +171,7 @@ void lower_st(Lowering& lowering) {
   const int bits = bits_of(lowering.need_type());
   lowering.out.modes[kElements] = elements;
   lowering.out.modes[kElementBytes] = bits / 8;
-  if (bits < 8 || elements * bits > 512) lowering.unknown("of this type");
+  if (bits < 8 || elements * bits > kMostBits) lowering.unknown("of this type");
   lowering.address(0);
   take_values(lowering, 1, bits, false);
   lowering.out.run = store;

@@ -13,6 +13,8 @@ namespace {
 
 constexpr int kSize = 8;  // of a matrix
 
+constexpr size_t kRowBytes = 16;
+
 using Matrix = uint16_t[kSize][kSize];
 static_assert(sizeof(Matrix) == kLanes * sizeof(uint32_t));  // and, row by row, that of the lanes' registers
 
@@ -32,10 +34,10 @@ void require_whole_warp(Mask mask) {
 // Of ldmatrix and stmatrix; operands: the address, then the registers.
 enum Mode { kCount, kTransposed, kSpace };
 
-// Calls move(row's bytes, its place in shared memory, lane) for each row of matrix `number`; lane 8 · number + row has
-// its address. The addresses of other lanes do not matter.
+// Calls move(row, its address, lane) for each row of matrix `number`; lane 8 · number + row has its address. The
+// addresses of other lanes do not matter.
 template <typename Move>
-void for_rows(Warp& warp, const Instruction& instruction, int number, Access access, Matrix& matrix, Move&& move) {
+void for_rows(Warp& warp, const Instruction& instruction, int number, Move&& move) {
   const auto space = Space(instruction.modes[kSpace]);
   for (int row = 0; row < kSize; ++row) {
     const int lane = number * kSize + row;
@@ -43,17 +45,19 @@ void for_rows(Warp& warp, const Instruction& instruction, int number, Access acc
     if (space == Space::kGeneric && (address & kWindowMask) != kSharedWindow) {
       throw Fault(FaultCode::kIllegalAddress, "A row of a matrix is not in shared memory.");
     }
-    move(matrix[row], warp.resolve(space, address, sizeof(matrix[row]), access, lane));
+    move(row, address, lane);
   }
 }
 
 Step ldmatrix(Warp& warp, const Instruction& instruction, Mask mask) {
   require_whole_warp(mask);
+  const auto space = Space(instruction.modes[kSpace]);
   // All rows first: the address may be in a register that is written.
   Matrix matrices[4];
   for (int i = 0; i < instruction.modes[kCount]; ++i) {
-    for_rows(warp, instruction, i, Access::kRead, matrices[i],
-             [](uint16_t(&row)[kSize], const std::byte* place) { std::memcpy(row, place, sizeof(row)); });
+    for_rows(warp, instruction, i, [&](int row, uint64_t address, int lane) {
+      std::memcpy(matrices[i][row], warp.resolve(space, address, kRowBytes, Access::kRead, lane), kRowBytes);
+    });
     if (instruction.modes[kTransposed]) transpose(matrices[i]);
   }
   for (int i = 0; i < instruction.modes[kCount]; ++i) {
@@ -64,12 +68,14 @@ Step ldmatrix(Warp& warp, const Instruction& instruction, Mask mask) {
 
 Step stmatrix(Warp& warp, const Instruction& instruction, Mask mask) {
   require_whole_warp(mask);
+  const auto space = Space(instruction.modes[kSpace]);
   for (int i = 0; i < instruction.modes[kCount]; ++i) {
     Matrix matrix;
     std::memcpy(matrix, warp.slots32(instruction.operands[1 + i]), sizeof(matrix));
     if (instruction.modes[kTransposed]) transpose(matrix);
-    for_rows(warp, instruction, i, Access::kWrite, matrix,
-             [](const uint16_t(&row)[kSize], std::byte* place) { std::memcpy(place, row, sizeof(row)); });
+    for_rows(warp, instruction, i, [&](int row, uint64_t address, int lane) {
+      warp.write(space, address, matrix[row], kRowBytes, lane, kRowBytes);
+    });
   }
   return Step::kNext;
 }

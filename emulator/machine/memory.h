@@ -42,6 +42,7 @@ class Memory {
 // Generic addresses outside of global memory; the rest of the bits is the address in the space.
 inline constexpr uint64_t kSharedWindow = uint64_t{1} << 56;
 inline constexpr uint64_t kLocalWindow = uint64_t{2} << 56;
+inline constexpr uint64_t kFunctionWindow = uint64_t{3} << 56;  // of functions: there is no memory
 inline constexpr uint64_t kWindowMask = uint64_t{0xFF} << 56;
 
 // Addresses of shared memory, as in shared::cluster: the rank of the CTA in its cluster above the offset in it.

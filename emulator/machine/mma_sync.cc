@@ -1,11 +1,42 @@
 // Matrix products of one warp, of 16 rows and 8 columns. Registers hold tiles as they do for the warps of a WGMMA.
 #include "emulator/machine/instruction_set.h"
+#include "emulator/machine/matrix_operands.h"
+#include "emulator/machine/numerics.h"
 #include "emulator/machine/warp.h"
-#include "emulator/machine/wgmma_layout.h"
 
 namespace emulator {
 
 namespace {
+
+// Two of every four elements along K: the first two, or the last two.
+void take_pairs(const PanelA& a, const PanelB& b, int k, bool last, PanelA& some_a, PanelB& some_b) {
+  for (int i = 0; i < k / 2; ++i) {
+    const int from = i / 2 * 4 + 2 * last + i % 2;
+    for (int row = 0; row < kPanelRows; ++row) some_a.values[row][i] = a.values[row][from];
+    for (int column = 0; column < kPanelColumns; ++column) some_b.values[i][column] = b.values[from][column];
+  }
+}
+
+// Hopper has no such instruction. ptxas widens the elements to halves, multiplies what the lower halves of words held
+// and then the rest, beginning at zero, and adds that to the accumulator as any two numbers.
+void multiply_add_fp8(const PanelA& a, const PanelB& b, int k, bool to_halves, PanelD& d) {
+  PanelD sum = {};
+  for (const bool last : {false, true}) {
+    PanelA some_a;
+    PanelB some_b;
+    take_pairs(a, b, k, last, some_a, some_b);
+    find_powers(smallest_of(Element::kF16), k / 2, some_a);
+    find_powers(smallest_of(Element::kF16), k / 2, some_b);
+    multiply_add(some_a, some_b, k / 2, {kAdderWidth, to_halves ? Sum::kHalf : Sum::kFloat}, sum);
+  }
+  for (int row = 0; row < kPanelRows; ++row) {
+    for (int column = 0; column < kPanelColumns; ++column) {
+      double& to = d[row][column];
+      const double added = sum[row][column];
+      to = to_halves ? to_double(to_half(to + added)) : float(to) + float(added);
+    }
+  }
+}
 
 enum Mode { kAccumulator, kElementA, kElementB, kChunks };  // chunks: of 16 bytes, along k
 
@@ -31,7 +62,17 @@ Step mma(Warp& warp, const Instruction& instruction, Mask mask) {
   load_a(element_a, sources, a_registers, a);
   load_b(element_b, sources + a_registers, chunks, b);
   load_d(accumulator, sources + a_registers + chunks, d);
-  multiply_add(a, b, chunks * 16 / bytes_of(element_a), d);
+  const int k = chunks * 16 / bytes_of(element_a);
+  const bool to_halves = accumulator == Accumulator::kF16;
+  if (is_integer(element_a)) {
+    multiply_add_integers(a, b, k, d);
+  } else if (is_fp8(element_a)) {
+    multiply_add_fp8(a, b, k, to_halves, d);
+  } else {
+    find_powers(smallest_of(element_a), k, a);
+    find_powers(smallest_of(element_b), k, b);
+    multiply_add(a, b, k, {kAdderWidth, to_halves ? Sum::kHalf : Sum::kFloat}, d);
+  }
   store_d(accumulator, d, d_slots);
   return Step::kNext;
 }

@@ -86,6 +86,7 @@ Step read_clock(Warp& warp, const Instruction& instruction, Mask mask) {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   const auto ns = uint64_t(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
   const uint64_t value = ns >> instruction.modes[0];
+  warp.note_private_change();
   for_lanes(mask, [&](int lane) { warp.put_any(instruction.operands[0], lane, value); });
   return Step::kNext;
 }

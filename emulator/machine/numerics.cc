@@ -180,7 +180,7 @@ uint32_t encode(const Format& format, double value, Rounding rounding, bool fini
   }
   if (!overflow) return sign | code;
   const bool inwards = rounding == Rounding::kZero || rounding == (negative ? Rounding::kUp : Rounding::kDown);
-  if (finite || inwards || format.specials == Format::Specials::kNone) return sign | format.largest();
+  if (finite || inwards) return sign | format.largest();
   return format.specials == Format::Specials::kIeee ? sign | (format.largest() + 1) : format.nan;
 }
 
@@ -204,25 +204,6 @@ double decode(const Format& format, uint32_t code) {
     return std::bit_cast<double>(kNan64 & ~(uint64_t{1} << 63));
   }
   return code & format.sign() ? -value : value;
-}
-
-uint8_t encode_ue8m0(double value, Rounding rounding, bool finite) {
-  constexpr uint8_t kNan = 0xFF, kLargest = 0xFE;
-  if (value != value) return kNan;
-  value = std::fabs(value);
-  if (value == HUGE_VAL) return finite ? kLargest : kNan;
-  if (value == 0) return 0;
-  int exponent;
-  const double significand = std::frexp(value, &exponent);  // in [1/2, 1)
-  int code = exponent - 1 + 127;
-  if (rounding == Rounding::kUp && significand != 0.5) ++code;
-  if (code > kLargest) return finite ? kLargest : kNan;
-  return uint8_t(std::max(code, 0));
-}
-
-Bfloat decode_ue8m0(uint8_t code) {
-  if (code == 0xFF) return {kNan16};
-  return {uint16_t(code == 0 ? 0x0040 : code << 7)};
 }
 
 template <typename F>

@@ -31,21 +31,14 @@ struct Format {
   int exponent_bits;
   int fraction_bits;
   // kIeee: the highest exponent is for infinities and NaNs. kNan: only the code of all ones is none of the numbers.
-  enum class Specials { kIeee, kNan, kNone } specials;
-  uint32_t nan;  // kNone: what NaNs become
+  enum class Specials { kIeee, kNan } specials;
+  uint32_t nan;
 
   constexpr uint32_t sign() const { return 1u << (exponent_bits + fraction_bits); }
   constexpr int bias() const { return (1 << (exponent_bits - 1)) - 1; }
   // The highest code of a number.
   constexpr uint32_t largest() const {
-    switch (specials) {
-      case Specials::kIeee:
-        return (((1u << exponent_bits) - 1) << fraction_bits) - 1;
-      case Specials::kNan:
-        return sign() - 2;
-      default:
-        return sign() - 1;
-    }
+    return specials == Specials::kIeee ? (((1u << exponent_bits) - 1) << fraction_bits) - 1 : sign() - 2;
   }
 };
 
@@ -55,19 +48,12 @@ inline constexpr Format kBfloatFormat{8, 7, Format::Specials::kIeee, kNan16};
 inline constexpr Format kTf32Format{8, 10, Format::Specials::kIeee, kNan32 >> 13};
 inline constexpr Format kE5M2Format{5, 2, Format::Specials::kIeee, 0x7F};
 inline constexpr Format kE4M3Format{4, 3, Format::Specials::kNan, 0x7F};
-inline constexpr Format kE3M2Format{3, 2, Format::Specials::kNone, 0x1F};
-inline constexpr Format kE2M3Format{2, 3, Format::Specials::kNone, 0x1F};
-inline constexpr Format kE2M1Format{2, 1, Format::Specials::kNone, 0x07};
 
-// `finite`: what is too large becomes the largest number (.satfinite); so it does in formats without infinity or NaN.
+// `finite`: what is too large becomes the largest number (.satfinite).
 uint32_t encode(const Format& format, double value, Rounding rounding = Rounding::kNearestEven, bool finite = false);
 double decode(const Format& format, uint32_t code);
 // A NaN with its sign and as much of its payload as there is room for, made quiet. For formats of Specials::kIeee.
 uint32_t encode_nan(const Format& format, double nan);
-
-// Powers of two, from 2^-127 on; 255 is NaN. The sign of a value does not count.
-uint8_t encode_ue8m0(double value, Rounding rounding, bool finite);
-Bfloat decode_ue8m0(uint8_t code);
 
 // --- float and double
 
@@ -171,6 +157,8 @@ inline Half to_half(float value) {
   code |= bits >> 16 & 0x8000;
   return {uint16_t(value == value ? code : kNan16)};
 }
+
+inline Half to_half(double value) { return {uint16_t(encode(kHalfFormat, value))}; }
 
 inline double to_double(Half value) { return to_float(value); }
 inline double to_double(Bfloat value) { return to_float(value); }

@@ -5,24 +5,14 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <limits>
 #include <random>
 #include <vector>
 
+#include "emulator/machine/testing.h"
+
 namespace emulator {
 namespace {
-
-int failures = 0;
-
-#define CHECK(condition, ...)                                      \
-  do {                                                             \
-    if (!(condition) && ++failures <= 50) {                        \
-      std::fprintf(stderr, "line %d: %s: ", __LINE__, #condition); \
-      std::fprintf(stderr, __VA_ARGS__);                           \
-      std::fputc('\n', stderr);                                    \
-    }                                                              \
-  } while (0)
 
 std::mt19937_64 generator(20260101);
 
@@ -39,8 +29,10 @@ struct Named {
   Format format;
 };
 constexpr Named kFormats[] = {
-    {"f16", kHalfFormat},  {"bf16", kBfloatFormat}, {"e5m2", kE5M2Format}, {"e4m3", kE4M3Format},
-    {"e3m2", kE3M2Format}, {"e2m3", kE2M3Format},   {"e2m1", kE2M1Format},
+    {"f16", kHalfFormat},
+    {"bf16", kBfloatFormat},
+    {"e5m2", kE5M2Format},
+    {"e4m3", kE4M3Format},
 };
 
 void test_decode() {
@@ -77,9 +69,8 @@ class Table {
     if (value != value) return format_.nan;
     const double magnitude = std::fabs(value);
     const uint32_t sign = std::signbit(value) ? format_.sign() : 0;
-    const uint32_t infinity = format_.specials == Format::Specials::kIeee  ? sign | (format_.largest() + 1)
-                              : format_.specials == Format::Specials::kNan ? format_.nan
-                                                                           : sign | format_.largest();
+    const uint32_t infinity =
+        format_.specials == Format::Specials::kIeee ? sign | (format_.largest() + 1) : format_.nan;
     const uint32_t overflow = finite ? sign | format_.largest() : infinity;
     if (magnitude == HUGE_VAL) return overflow;
     // The two neighbours; above the largest number, its successor had the exponent no limit.
@@ -179,20 +170,6 @@ void test_narrow_floats() {
       CHECK(to_half(value).bits == encode(kHalfFormat, value), "%a", value);
     }
   }
-}
-
-void test_scale_factors() {
-  for (int code = 0; code < 255; ++code) {
-    CHECK(double(to_float(decode_ue8m0(uint8_t(code)))) == std::ldexp(1.0, code - 127), "%d", code);
-    const double value = std::ldexp(1.0, code - 127);
-    CHECK(encode_ue8m0(value, Rounding::kZero, false) == code && encode_ue8m0(-value, Rounding::kUp, true) == code,
-          "%d", code);
-    if (code == 0) continue;
-    CHECK(encode_ue8m0(value * 1.25, Rounding::kZero, true) == code, "%d", code);
-    CHECK(encode_ue8m0(value * 1.25, Rounding::kUp, true) == std::min(code + 1, 254), "%d", code);
-  }
-  CHECK(is_nan(decode_ue8m0(255)) && encode_ue8m0(NAN, Rounding::kZero, true) == 255, "NaN");
-  CHECK(encode_ue8m0(HUGE_VAL, Rounding::kZero, true) == 254 && encode_ue8m0(0, Rounding::kUp, true) == 0, "edges");
 }
 
 // The bits of what is correct, one pattern for NaNs.
@@ -344,12 +321,10 @@ int main() {
   test_decode();
   test_encode();
   test_narrow_floats();
-  test_scale_factors();
   test_rounded_floats();
   test_integers<int64_t>();
   test_integers<uint64_t>();
   test_small_functions();
   test_approximations();
-  if (failures) std::fprintf(stderr, "%d failures\n", failures);
-  return failures ? 1 : 0;
+  return verdict();
 }

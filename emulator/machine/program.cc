@@ -118,6 +118,23 @@ std::unique_ptr<Function> make_function(const ptx::Function& text, const Module&
   return function;
 }
 
+// Functions have addresses for kernels to keep. Calls through them are unknown instructions, as any other use is an error.
+uint64_t address_of(const Module& module, const ptx::Variable& variable, const ptx::Variable::Relocation& relocation) {
+  constexpr uint64_t kFunctionBytes = 16;
+  const auto is_named = [&](const auto& other) { return other->name == relocation.symbol; };
+  const auto& functions = module.text->functions;
+  const auto function = std::find_if(functions.begin(), functions.end(), is_named);
+  if (function != functions.end()) return kFunctionWindow + kFunctionBytes * uint64_t(function - functions.begin());
+  const auto& variables = module.text->variables;
+  const auto named = std::find_if(variables.begin(), variables.end(), is_named);
+  const auto place = named == variables.end() ? module.globals.end() : module.globals.find(named->get());
+  if (place == module.globals.end()) {
+    throw ptx::ParseError("PTX line " + std::to_string(relocation.line) + ": the initial value of '" + variable.name +
+                          "' names '" + relocation.symbol + "', which is no variable in global memory");
+  }
+  return reinterpret_cast<uint64_t>(place->second) + uint64_t(relocation.addend);
+}
+
 std::mutex& lowering_lock() {
   static std::mutex lock;
   return lock;
@@ -153,13 +170,7 @@ std::unique_ptr<Module> load(const std::string& ptx_text) {
   }
   for (const auto& variable : module->text->variables) {
     for (const auto& relocation : variable->relocations) {
-      const auto named = std::find_if(module->text->variables.begin(), module->text->variables.end(),
-                                      [&](const auto& other) { return other->name == relocation.symbol; });
-      if (named == module->text->variables.end() || !module->globals.count(named->get())) {
-        throw ptx::ParseError("The initial value of " + variable->name + " names " + relocation.symbol +
-                              ", which is no variable in global memory.");
-      }
-      const uint64_t address = reinterpret_cast<uint64_t>(module->globals[named->get()]) + uint64_t(relocation.addend);
+      const uint64_t address = address_of(*module, *variable, relocation);
       std::memcpy(module->globals[variable.get()] + relocation.offset, &address, sizeof(address));
     }
   }

@@ -20,25 +20,36 @@ std::string triple(const Dim3& dims) {
   return "(" + std::to_string(dims.x) + ", " + std::to_string(dims.y) + ", " + std::to_string(dims.z) + ")";
 }
 
-// "0-7, 12"
-std::string lanes_of(Mask mask) {
+// "0-7, 12": lanes of a warp, or warps of a CTA.
+std::string numbers_in(Mask mask) {
   std::string text;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    if (!(mask >> lane & 1)) continue;
-    int last = lane;
+  for (int i = 0; i < kLanes; ++i) {
+    if (!(mask >> i & 1)) continue;
+    int last = i;
     while (last + 1 < kLanes && (mask >> (last + 1) & 1)) ++last;
-    text += (text.empty() ? "" : ", ") + std::to_string(lane) + (last > lane ? "-" + std::to_string(last) : "");
-    lane = last;
+    text += (text.empty() ? "" : ", ") + std::to_string(i) + (last > i ? "-" + std::to_string(last) : "");
+    i = last;
   }
   return text;
 }
 
+// "a.cuh:3, inlined at a.cuh:10, at b.cu:7; PTX line 42"
 std::string source_of(const Function& function, const ptx::Instruction& instruction) {
   const auto& files = function.module->text->files;
-  const auto file = files.find(instruction.source.file);
   std::ostringstream text;
-  if (file != files.end()) text << file->second << ":" << instruction.source.line << ", ";
-  text << "PTX line " << instruction.line;
+  const auto add = [&](const char* before, int file, int line) {
+    const auto found = files.find(file);
+    if (found != files.end()) text << before << found->second << ":" << line;
+  };
+  add("", instruction.source.file, instruction.source.line);
+  const char* before = ", inlined at ";
+  for (int i = instruction.source.inlined_at; i >= 0;) {
+    const ptx::InlinedCall& call = function.text->inlined_calls[size_t(i)];
+    add(before, call.file, call.line);
+    before = call.has_namesakes ? ", probably at " : ", at ";
+    i = call.inlined_at;
+  }
+  text << (text.tellp() > 0 ? "; " : "") << "PTX line " << instruction.line;
   return text.str();
 }
 
@@ -46,6 +57,21 @@ std::string source_of(const Function& function, const ptx::Instruction& instruct
 std::string words(const ptx::Instruction& instruction) { return "'" + instruction.opcode + "'"; }
 
 const Function& function_of(const Fragment& fragment) { return *fragment.frame->function; }
+
+// "CTA (1, 0, 0), warps 0-3; CTA (2, 0, 0), warps 1": with a lane that has not come to the barrier of the cluster.
+std::string missing_at_barrier(Cluster& cluster) {
+  std::string text;
+  for (const auto& cta : cluster.ctas()) {
+    Mask missing = 0;
+    for (const auto& warp : cta->warps()) {
+      const bool has_come = cluster.has_come_to_barrier(*warp);
+      missing |= Mask(!has_come) << warp->index();
+    }
+    if (missing == 0) continue;
+    text += (text.empty() ? "CTA " : "; CTA ") + triple(cta->index()) + ", warps " + numbers_in(missing);
+  }
+  return text;
+}
 
 std::string waits_for(const Warp& warp, const Fragment& fragment, Cta& cta) {
   const Wait& wait = fragment.wait;
@@ -55,7 +81,7 @@ std::string waits_for(const Warp& warp, const Fragment& fragment, Cta& cta) {
       text << "goes on without effect";
       break;
     case Wait::Kind::kLanes:
-      text << "waits for lanes " << lanes_of(wait.address & ~fragment.lanes) << " of its warp";
+      text << "waits for lanes " << numbers_in(wait.address & ~fragment.lanes) << " of its warp";
       break;
     case Wait::Kind::kMbarrier: {
       text << "waits for the end of a phase of parity " << wait.phase << " of the mbarrier at shared offset "
@@ -75,14 +101,14 @@ std::string waits_for(const Warp& warp, const Fragment& fragment, Cta& cta) {
       break;
     }
     case Wait::Kind::kClusterBarrier:
-      text << "waits at the barrier of its cluster";
+      text << "waits at the barrier of its cluster, where these are missing: " << missing_at_barrier(cta.cluster());
       break;
     case Wait::Kind::kWarpgroup:
       text << "waits for the other warps of its warpgroup, at its fence " << warp.wgmma_fences << " and product "
            << warp.wgmma_products;
       break;
-    case Wait::Kind::kOther:
-      text << "waits";
+    case Wait::Kind::kRegisters:
+      text << "waits for " << wait.address << " registers; others of its CTA have given up " << cta.register_pool;
       break;
   }
   return text.str();
@@ -101,7 +127,7 @@ Report describe(const Fault& fault, const Cluster& cluster) {
   text << fault.what();
   if (Warp* warp = cluster.running) {
     text << "\n  kernel " << kernel_of(*warp) << "\n  CTA " << triple(warp->cta().index()) << ", warp " << warp->index()
-         << ", lanes " << lanes_of(warp->executing());
+         << ", lanes " << numbers_in(warp->executing());
     if (const Instruction* instruction = warp->instruction(); instruction && instruction->text) {
       // The kernel's, even of a copy that is done after its warp has exited; or that of a function called.
       const Function* kernel = warp->cta().grid().launch.kernel;
@@ -116,10 +142,10 @@ Report describe(const Fault& fault, const Cluster& cluster) {
   return {fault.code, text.str()};
 }
 
-Report describe_deadlock(const std::deque<std::unique_ptr<Cluster>>& clusters) {
+Report describe_deadlock(const std::string& what, const std::deque<std::unique_ptr<Cluster>>& clusters) {
   constexpr int kMost = 40;  // lines
   std::ostringstream text;
-  text << "Deadlock: no thread can go on.";
+  text << what;
   int lines = 0;
   for (const auto& cluster : clusters) {
     for (const auto& cta : cluster->ctas()) {
@@ -129,7 +155,7 @@ Report describe_deadlock(const std::deque<std::unique_ptr<Cluster>>& clusters) {
           if (++lines > kMost) continue;
           if (lines == 1) text << "\n  kernel " << kernel_of(*warp);
           text << "\n  CTA " << triple(cta->index()) << ", warp " << warp->index() << ", lanes "
-               << lanes_of(fragment.lanes) << " " << waits_for(*warp, fragment, *cta);
+               << numbers_in(fragment.lanes) << " " << waits_for(*warp, fragment, *cta);
           const auto& code = function_of(fragment).code;
           if (fragment.pc < code.size() && code[fragment.pc].text) {
             text << "\n    at " << source_of(function_of(fragment), *code[fragment.pc].text) << ": "

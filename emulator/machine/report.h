@@ -10,7 +10,7 @@ namespace emulator {
 
 // For a fault of the warp that `cluster` runs just now.
 Report describe(const Fault& fault, const Cluster& cluster);
-// For clusters none of which can go on: who waits for what.
-Report describe_deadlock(const std::deque<std::unique_ptr<Cluster>>& clusters);
+// For clusters none of which goes on: `what`, and who waits for what.
+Report describe_deadlock(const std::string& what, const std::deque<std::unique_ptr<Cluster>>& clusters);
 
 }  // namespace emulator

@@ -1,25 +1,52 @@
 // Runs a grid: clusters over threads, until all are done or nothing moves.
 #include <algorithm>
+#include <cfenv>
 #include <condition_variable>
-#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <sstream>
 #include <thread>
 
+#include "emulator/machine/environment.h"
 #include "emulator/machine/machine.h"
 #include "emulator/machine/report.h"
 
 namespace emulator {
 namespace {
 
-constexpr int kTurnsAtOnce = 16;                   // of a cluster before another may be taken up
-constexpr uint64_t kTurnsWithoutEvent = 1u << 14;  // of all clusters together, before spinning counts as a deadlock
+constexpr int kTurnsAtOnce = 16;                      // of a cluster before another may be taken up
+constexpr uint64_t kLongWithoutMilestone = 1u << 22;  // instructions
+
+// How many instructions warps may execute without any reaching a milestone, before that counts as a livelock; and how
+// many without anything happening at all.
+struct Patience {
+  uint64_t without_milestone, without_event;
+
+  static Patience from_environment() {
+    constexpr int64_t kMillion = 1000000, kMillions = 512, kMost = 1000 * kMillion, kLessWithoutEvent = 8;
+    const int64_t most = environment_number("JAX_FLASH_MLA_EMULATOR_PATIENCE", kMillions, 1, kMost) * kMillion;
+    return {uint64_t(most), uint64_t(most / kLessWithoutEvent)};
+  }
+};
+
+// Arithmetic as the language has it. XLA calls handlers on threads that flush subnormal numbers, and threads begin as
+// those that start them.
+class PlainArithmetic {
+ public:
+  PlainArithmetic() {
+    std::fegetenv(&before_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  ~PlainArithmetic() { std::fesetenv(&before_); }
+
+ private:
+  std::fenv_t before_;
+};
 
 int worker_count(uint64_t clusters) {
-  const char* said = std::getenv("JAX_FLASH_MLA_EMULATOR_THREADS");
-  const int threads = said ? std::atoi(said) : int(std::thread::hardware_concurrency());
-  return int(std::clamp<uint64_t>(uint64_t(std::max(threads, 1)), 1, clusters));
+  constexpr int64_t kMost = 1024;
+  const int64_t cores = std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, kMost);
+  return int(std::min(uint64_t(environment_number("JAX_FLASH_MLA_EMULATOR_THREADS", cores, 1, kMost)), clusters));
 }
 
 // How many clusters a device of this size holds at a time.
@@ -40,18 +67,19 @@ class Schedule {
   }
 
   void work() {
+    const PlainArithmetic plain;
     while (std::unique_ptr<Cluster> cluster = take()) {
       Cluster::State state = Cluster::State::kMoved;
-      const uint64_t events = cluster->events;
-      int turns = 0;
+      const Cluster::Progress before = cluster->progress();
       try {
-        for (; turns < kTurnsAtOnce && state == Cluster::State::kMoved && !failed_; ++turns)
+        for (int turns = 0; turns < kTurnsAtOnce && state == Cluster::State::kMoved && !failed_; ++turns) {
           state = cluster->run_turn();
+        }
       } catch (const Fault& fault) {
         fail(describe(fault, *cluster));
         state = Cluster::State::kDone;
       }
-      give_back(std::move(cluster), state, events, uint64_t(turns));
+      give_back(std::move(cluster), state, before);
     }
   }
 
@@ -62,9 +90,12 @@ class Schedule {
     std::unique_lock lock(mutex_);
     while (true) {
       if (failed_) return nullptr;
-      // Those that could not move are looked at again when another one has.
-      if (!moving_.empty()) return pop(moving_);
+      // Few at a time, as long as these come on: they may also be waiting for one that was not begun.
+      const bool come_on = since_event_ == 0 && since_milestone_ < kLongWithoutMilestone;
+      if (!moving_.empty() && come_on) return pop(moving_);
       if (next_ < clusters_.count() && resident_now() < resident_) return begin(lock);
+      if (!moving_.empty()) return pop(moving_);
+      // Those that could not move are looked at again when another one has.
       if (!stuck_.empty() && moved_since_stuck_) {
         moved_since_stuck_ = false;
         std::swap(moving_, stuck_);
@@ -73,7 +104,7 @@ class Schedule {
       if (running_ == 0) {
         if (stuck_.empty()) return nullptr;
         if (!timed_out_ && time_out()) continue;
-        fail_locked(describe_deadlock(stuck_));
+        fail_locked(describe_deadlock("Deadlock: no thread can go on.", stuck_));
         return nullptr;
       }
       changed_.wait(lock);
@@ -98,28 +129,35 @@ class Schedule {
     return std::make_unique<Cluster>(grid_, Dim3{x, y, z});
   }
 
-  void give_back(std::unique_ptr<Cluster> cluster, Cluster::State state, uint64_t events_before, uint64_t turns) {
+  void give_back(std::unique_ptr<Cluster> cluster, Cluster::State state, const Cluster::Progress& before) {
     std::lock_guard lock(mutex_);
     --running_;
-    if (cluster->events != events_before || state == Cluster::State::kDone) {
+    const Cluster::Progress& after = cluster->progress();
+    const bool is_done = state == Cluster::State::kDone;
+    since_event_ += after.instructions - before.instructions;
+    since_milestone_ += after.instructions - before.instructions;
+    if (is_done || after.milestones != before.milestones) since_milestone_ = 0;
+    if (is_done || after.events != before.events) {
       moved_since_stuck_ = true;
-      turns_without_event_ = 0;
+      since_event_ = 0;
       timed_out_ = false;
-    } else if (state == Cluster::State::kMoved) {
-      // Instructions were executed, but nothing came of them: lanes spin on something in memory.
-      turns_without_event_ += turns;
-      if (turns_without_event_ > kTurnsWithoutEvent && !failed_) {
-        stuck_.push_back(std::move(cluster));
-        for (auto& other : moving_) stuck_.push_back(std::move(other));
-        moving_.clear();
-        fail_locked(describe_deadlock(stuck_));
-        changed_.notify_all();
-        return;
-      }
     }
     if (state == Cluster::State::kMoved) moving_.push_back(std::move(cluster));
     if (state == Cluster::State::kStuck) stuck_.push_back(std::move(cluster));
+    if (since_event_ > patience_.without_event || since_milestone_ > patience_.without_milestone) give_up();
     changed_.notify_all();
+  }
+
+  void give_up() {
+    if (failed_) return;
+    for (auto& other : moving_) stuck_.push_back(std::move(other));
+    moving_.clear();
+    const bool is_quiet = since_event_ > patience_.without_event;
+    fail_locked(describe_deadlock(
+        "Livelock: in the last " + std::to_string((is_quiet ? since_event_ : since_milestone_) / 1000000) +
+            " million instructions " +
+            (is_quiet ? "nothing happened." : "no thread has exited and no barrier was passed, though memory changes."),
+        stuck_));
   }
 
   // Lets all waits return that may do so without what they wait for: a kernel could have something else to do then.
@@ -145,7 +183,9 @@ class Schedule {
   const uint64_t resident_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  uint64_t next_ = 0, running_ = 0, turns_without_event_ = 0;
+  const Patience patience_ = Patience::from_environment();
+  uint64_t next_ = 0, running_ = 0;
+  uint64_t since_event_ = 0, since_milestone_ = 0;  // instructions, of all clusters
   bool moved_since_stuck_ = false;
   bool timed_out_ = false;  // and nothing came of it yet
   std::deque<std::unique_ptr<Cluster>> moving_, stuck_;

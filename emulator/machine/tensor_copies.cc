@@ -381,8 +381,7 @@ Step replace(Warp& warp, const Instruction& instruction, Mask mask) {
     const uint64_t value = instruction.modes[3] ? warp.get<uint64_t>(instruction.operands[1], lane)
                                                 : warp.get<uint32_t>(instruction.operands[1], lane);
     replace_field(map, field, instruction.modes[1], value);
-    std::memcpy(warp.resolve(space, address, kTensorMapBytes, Access::kWrite, lane, kTensorMapAlignment), &map,
-                sizeof(map));
+    warp.write(space, address, &map, kTensorMapBytes, lane, kTensorMapAlignment);
   });
   return Step::kNext;
 }
@@ -438,8 +437,7 @@ Step copy_map(Warp& warp, const Instruction& instruction, Mask mask) {
     const uint64_t source = warp.address(instruction.operands[1], lane);
     const std::byte* const from =
         warp.resolve(Space::kShared, source, kTensorMapBytes, Access::kRead, lane, kTensorMapAlignment);
-    std::memcpy(warp.resolve(Space::kGlobal, destination, kTensorMapBytes, Access::kWrite, lane, kTensorMapAlignment),
-                from, kTensorMapBytes);
+    warp.write(Space::kGlobal, destination, from, kTensorMapBytes, lane, kTensorMapAlignment);
   });
   return Step::kNext;
 }

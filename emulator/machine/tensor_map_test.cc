@@ -1,26 +1,16 @@
 // Tests of tensor maps: which are refused, and where the bytes of boxes lie.
 #include "emulator/machine/tensor_map.h"
 
-#include <cstdio>
 #include <cstring>
 #include <map>
 #include <random>
 #include <vector>
 
 #include "emulator/machine/fault.h"
+#include "emulator/machine/testing.h"
 
 namespace emulator {
 namespace {
-
-int failures = 0;
-
-#define CHECK(condition)                                                \
-  do {                                                                  \
-    if (!(condition)) {                                                 \
-      std::printf("%s:%d: %s fails\n", __FILE__, __LINE__, #condition); \
-      ++failures;                                                       \
-    }                                                                   \
-  } while (false)
 
 // Arguments of an encoding that is right, for tests to spoil.
 struct Arguments {
@@ -243,7 +233,5 @@ int main() {
   emulator::test_rules();
   emulator::test_reading();
   emulator::test_layouts();
-  if (emulator::failures) return 1;
-  std::printf("tensor_map_test passes\n");
-  return 0;
+  return emulator::verdict();
 }

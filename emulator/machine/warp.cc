@@ -80,12 +80,16 @@ std::shared_ptr<Frame> Warp::enter(const Function& function, std::shared_ptr<Fra
 void Warp::grow_local(uint32_t bytes) {
   if (bytes <= local_capacity_) return;
   const uint32_t capacity = std::max(bytes, 2 * local_capacity_);
-  std::vector<std::byte> grown(size_t(capacity) * kLanes);
-  for (int lane = 0; lane < kLanes; ++lane) {
-    std::copy_n(local_.data() + size_t(lane) * local_capacity_, local_capacity_,
-                grown.data() + size_t(lane) * capacity);
-  }
-  local_ = std::move(grown);
+  const auto grow = [&](auto& memory) {
+    std::remove_reference_t<decltype(memory)> grown(size_t(capacity) * kLanes);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      std::copy_n(memory.data() + size_t(lane) * local_capacity_, local_capacity_,
+                  grown.data() + size_t(lane) * capacity);
+    }
+    memory = std::move(grown);
+  };
+  grow(local_);
+  grow(local_written_);
   local_capacity_ = capacity;
 }
 
@@ -182,6 +186,16 @@ uint64_t Warp::special(const std::string& name, int lane) const {
 // ---------------------------------------------------------------------------------------------------------------------
 // Memory
 
+namespace {
+
+// Parameters of functions called lie in local memory, those of kernels do not.
+bool is_local(Space space, uint64_t address) {
+  return space == Space::kLocal || (address & kWindowMask) == kLocalWindow ||
+         (space == Space::kParam && address >> 32 == 0);
+}
+
+}  // namespace
+
 std::byte* Warp::resolve(Space space, uint64_t address, size_t bytes, Access access, int lane, size_t alignment) {
   if (address % alignment != 0) {
     char text[32];
@@ -192,23 +206,44 @@ std::byte* Warp::resolve(Space space, uint64_t address, size_t bytes, Access acc
   }
   const uint64_t window = address & kWindowMask;
   const bool is_shared = space == Space::kShared || window == kSharedWindow;
-  // Parameters of functions called lie in local memory, those of kernels do not.
-  const bool is_local =
-      space == Space::kLocal || window == kLocalWindow || (space == Space::kParam && address >> 32 == 0);
   const uint64_t within = address & ~kWindowMask;
   if (is_shared) return cta_.cluster().shared(within, bytes, access, 1);
-  if (is_local) {
+  if (is_local(space, address)) {
     if (within > local_capacity_ || bytes > local_capacity_ - within) {
       throw Fault(FaultCode::kIllegalAddress, "Lane " + std::to_string(lane) + " accesses " + std::to_string(bytes) +
                                                   " bytes at offset " + std::to_string(within) +
                                                   " of its local memory, which has " + std::to_string(local_capacity_) +
                                                   ".");
     }
+    uint8_t* const written = local_written(lane) + within;
+    if (access != Access::kWrite) {
+      if (const void* hole = std::memchr(written, 0, bytes)) {
+        throw Fault(FaultCode::kUninitialized,
+                    "Lane " + std::to_string(lane) + " reads offset " +
+                        std::to_string(within + uint64_t(static_cast<const uint8_t*>(hole) - written)) +
+                        " of its local memory before anything was written there.");
+      }
+    }
+    if (access != Access::kRead) std::memset(written, 1, bytes);
     return local(lane) + within;
   }
   cta_.grid().memory.check(address, bytes, access, &last_allocation_);
-  if (access != Access::kRead) cta_.cluster().note_event();
   return reinterpret_cast<std::byte*>(address);
+}
+
+void Warp::write(Space space, uint64_t address, const void* from, size_t bytes, int lane, size_t alignment) {
+  std::byte* const place = resolve(space, address, bytes, Access::kWrite, lane, alignment);
+  if (std::memcmp(place, from, bytes) == 0) return;
+  std::memcpy(place, from, bytes);
+  note_change(space, address);
+}
+
+void Warp::note_change(Space space, uint64_t address) {
+  if (is_local(space, address)) {
+    note_private_change();
+  } else {
+    cta_.cluster().note_event();
+  }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -245,6 +280,7 @@ void Warp::exit(Mask lanes) {
     cta_.warp_exited();
   else
     cta_.cluster().settle_cluster_barrier();
+  cta_.cluster().note_milestone();
 }
 
 void Warp::call(Mask lanes, const Function& callee, uint32_t return_to) {
@@ -255,6 +291,7 @@ void Warp::call(Mask lanes, const Function& callee, uint32_t return_to) {
   }
   Fragment& here = fragments_[current_];
   here.frame = enter(callee, here.frame, return_to);
+  for_lanes(lanes, [&](int lane) { std::memset(local_written(lane) + here.frame->local_base, 0, callee.local_bytes); });
   here.pc = 0;
   registers_ = here.frame->registers;
 }
@@ -275,14 +312,19 @@ void Warp::return_from_function(Mask lanes) {
     for_lanes(lanes, [&](int lane) {
       const std::byte* from = parameter(*callee, copy, lane);
       std::memcpy(copy.operand >= 0 ? target_bytes(site.operands[copy.operand], lane)
-                                    : local(lane) + back.frame->local_base + copy.caller,
+                                    : passed(lane, back.frame->local_base + copy.caller, copy.bytes),
                   from, copy.bytes);
     });
   }
 }
 
+std::byte* Warp::passed(int lane, uint32_t offset, uint32_t bytes) {
+  std::memset(local_written(lane) + offset, 1, bytes);
+  return local(lane) + offset;
+}
+
 std::byte* Warp::parameter(const Frame& callee, const Call::Copy& copy, int lane) {
-  if (copy.callee_register < 0) return local(lane) + callee.local_base + copy.callee;
+  if (copy.callee_register < 0) return passed(lane, callee.local_base + copy.callee, copy.bytes);
   const size_t slot = copy.bytes > 8 ? 16 : copy.bytes > 4 ? 8 : 4;
   return callee.registers + callee.function->register_places[size_t(copy.callee_register)] + size_t(lane) * slot;
 }
@@ -298,6 +340,39 @@ Step Warp::wait_for(Wait::Kind kind, uint32_t address, uint32_t phase) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 // The loop
+
+uint64_t Warp::changes() const { return cta_.cluster().events() + private_changes_; }
+
+std::vector<std::byte> Warp::state() const {
+  std::vector<std::byte> out;
+  const auto add = [&](const void* from, size_t bytes) {
+    out.insert(out.end(), static_cast<const std::byte*>(from), static_cast<const std::byte*>(from) + bytes);
+  };
+  std::vector<const Frame*> frames;
+  for (const Fragment& fragment : fragments_) {
+    add(&fragment.pc, sizeof(fragment.pc));
+    add(&fragment.lanes, sizeof(fragment.lanes));
+    for (const Frame* frame = fragment.frame.get(); frame; frame = frame->caller.get()) {
+      if (std::find(frames.begin(), frames.end(), frame) != frames.end()) break;
+      frames.push_back(frame);
+      add(&frame, sizeof(frame));
+      add(frame->registers, frame->function->register_bytes);
+    }
+  }
+  return out;
+}
+
+// At a jump backwards. There must be one group of lanes that goes on, and the others must have found since the last
+// change that they have to wait.
+bool Warp::has_come_round() {
+  const uint64_t now = changes();
+  const auto waits = [&](const Fragment& fragment) {
+    const Wait& wait = fragment.wait;
+    return wait.kind != Wait::Kind::kNothing && !wait.timed_out && fragment.waited_at == now;
+  };
+  if (std::count_if(fragments_.begin(), fragments_.end(), waits) + 1 != ptrdiff_t(fragments_.size())) return false;
+  return loop_watch_.has_come_round(now, [this] { return state(); });
+}
 
 void Warp::unblock() {
   for (Fragment& fragment : fragments_) fragment.blocked = false;
@@ -369,6 +444,7 @@ Mask Warp::gather(const Instruction& instruction, Mask mask) {
   here.wait.kind = Wait::Kind::kLanes;
   here.wait.address = required;
   here.blocked = true;
+  here.waited_at = changes();
   return 0;
 }
 
@@ -410,6 +486,8 @@ Step Warp::execute_watched(Debugger& debugger, const Instruction& instruction, M
 
 int Warp::run(int budget) {
   Debugger* const debugger = cta_.grid().debugger;
+  loop_watch_.begin_turn(changes());
+  goes_round_ = false;
   unblock();
   int executed = 0;
   bool moved = true;
@@ -436,6 +514,7 @@ int Warp::run(int budget) {
       executing_ = mask;
       if (instruction.is_aligned && (mask = gather(instruction, mask)) == 0) break;
       executing_ = mask;
+      const int jumps = backward_jumps_;
       const Step step =
           debugger ? execute_watched(*debugger, instruction, mask) : instruction.run(*this, instruction, mask);
       instruction_ = nullptr;
@@ -444,11 +523,13 @@ int Warp::run(int budget) {
           split_off(fragments_[current_].lanes & ~mask, fragments_[current_].pc + 1);
         }
         fragments_[current_].blocked = true;
+        fragments_[current_].waited_at = changes();
         break;
       }
       ++executed;
       moved = true;
       if (step == Step::kBranch) {
+        if (backward_jumps_ != jumps && (goes_round_ = has_come_round())) return executed;
         if (fragments_.size() > 1 && backward_jumps_ >= kSpins) {
           backward_jumps_ = 0;
           fragments_[std::min(current_, fragments_.size() - 1)].blocked = true;

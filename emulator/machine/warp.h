@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "emulator/machine/fault.h"
+#include "emulator/machine/loop_watch.h"
 #include "emulator/machine/memory.h"
 #include "emulator/machine/program.h"
 
@@ -21,9 +22,9 @@ enum class Space : int32_t { kGeneric, kGlobal, kShared, kLocal, kParam, kConst 
 
 // What a group of lanes waits for. Kept while it waits, so that an instruction executed again knows that it was before.
 struct Wait {
-  enum class Kind { kNothing, kLanes, kMbarrier, kNamedBarrier, kClusterBarrier, kWarpgroup, kOther };
+  enum class Kind { kNothing, kLanes, kMbarrier, kNamedBarrier, kClusterBarrier, kWarpgroup, kRegisters };
   Kind kind = Kind::kNothing;
-  uint32_t address = 0;     // kMbarrier; kNamedBarrier: its number
+  uint32_t address = 0;     // kMbarrier; kNamedBarrier: its number; kLanes: which; kRegisters: how many
   uint32_t phase = 0;       // kMbarrier: the parity
   uint64_t generation = 0;  // of the barrier when these lanes arrived there
   bool arrived = false;     // these lanes are counted already
@@ -48,7 +49,8 @@ struct Fragment {
   uint32_t pc = 0;
   Mask lanes = 0;
   Wait wait;
-  bool blocked = false;  // not to be tried before something has changed
+  bool blocked = false;    // not to be tried before something has changed
+  uint64_t waited_at = 0;  // how much had changed when it last had to wait, see Warp::changes
 };
 
 // Whether there is a special register of a name that keeps its value; those that count time do not.
@@ -138,6 +140,12 @@ class Warp {
     return resolve(space, address, bytes, access, lane, bytes);
   }
 
+  // Puts bytes there.
+  void write(Space space, uint64_t address, const void* from, size_t bytes, int lane, size_t alignment);
+  // To be called when memory has become other than it was, or a value was read that nothing here decides.
+  void note_change(Space space, uint64_t address);
+  void note_private_change() { ++private_changes_; }
+
   // --- Control, for handlers
   Fragment& fragment() { return fragments_[current_]; }
   void jump(Mask lanes, uint32_t target);
@@ -146,6 +154,8 @@ class Warp {
   void return_from_function(Mask lanes);
   // Where a parameter or result of a function that was called lies in its frame.
   std::byte* parameter(const Frame& callee, const Call::Copy& copy, int lane);
+  // Local memory that a call passes on: it counts as written.
+  std::byte* passed(int lane, uint32_t offset, uint32_t bytes);
   // Returns Step::kWait for a wait of this kind, keeping what the fragment's wait already holds if it is of that kind.
   Step wait_for(Wait::Kind kind, uint32_t address = 0, uint32_t phase = 0);
   // Which generation of the cluster's barrier a lane has arrived at, counted from 1; 0 after it has waited.
@@ -160,6 +170,8 @@ class Warp {
   // --- For the scheduler
   // Executes up to so many instructions; returns how many were executed and did not have to wait.
   int run(int budget);
+  // Whether it stopped because it goes round in a loop, as it will for as long as nothing changes.
+  bool goes_round() const { return goes_round_; }
   // Lets one of the waits that may time out do so; false if there is none.
   bool time_out();
   const std::vector<Fragment>& fragments() const { return fragments_; }
@@ -185,6 +197,10 @@ class Warp {
   void split_off(Mask lanes, uint32_t pc);
   Step execute_watched(Debugger& debugger, const Instruction& instruction, Mask mask);
   void grow_local(uint32_t bytes);
+  uint8_t* local_written(int lane) { return local_written_.data() + size_t(lane) * local_capacity_; }
+  uint64_t changes() const;
+  bool has_come_round();
+  std::vector<std::byte> state() const;
 
   Cta& cta_;
   int index_;
@@ -195,8 +211,12 @@ class Warp {
   const Instruction* instruction_ = nullptr;
   Mask executing_ = 0;
   int backward_jumps_ = 0;
+  LoopWatch loop_watch_;
+  bool goes_round_ = false;
+  uint64_t private_changes_ = 0;  // of what only this warp sees
   uint64_t cluster_arrival_[kLanes] = {};
   std::vector<std::byte> local_;
+  std::vector<uint8_t> local_written_;  // a byte for each byte
   uint32_t local_capacity_ = 0;
   Allocation* last_allocation_ = nullptr;
   alignas(64) std::byte sink_[16 * kLanes];

@@ -12,6 +12,7 @@
 
 #include "emulator/machine/cta.h"
 #include "emulator/machine/instruction_set.h"
+#include "emulator/machine/matrix_operands.h"
 #include "emulator/machine/warp.h"
 #include "emulator/machine/wgmma_layout.h"
 
@@ -108,8 +109,15 @@ class SharedOperand {
   OperandLayout layout_;
 };
 
+Adder adder_of(const Form& form) {
+  const bool to_half = form.accumulator == Accumulator::kF16;
+  if (is_fp8(form.a)) return {kFp8AdderWidth, to_half ? Sum::kHalf : Sum::kShortFloat};
+  return {kAdderWidth, to_half ? Sum::kHalf : Sum::kFloat};
+}
+
 Step mma_async(Warp& warp, const Instruction& instruction, Mask mask) {
   ++warp.wgmma_products;
+  warp.cta().cluster().note_event();
   require_warpgroup(warp, mask);
   const Form form = Form::of(instruction.modes);
   const int group_registers = accumulator_registers(form.accumulator);  // of eight columns
@@ -129,14 +137,15 @@ Step mma_async(Warp& warp, const Instruction& instruction, Mask mask) {
     const SharedOperand shared(warp, *a_operands, form.a, form.a_is_transposed);
     for (int half = 0; half < kPanelRows; half += 8) {
       shared.read(warp.index() % kWarpsOfGroup * kPanelRows + half,
-                  [&](int row, int at, float value) { a[half + row][at] = value; });
+                  [&](int row, int at, float value) { a.values[half + row][at] = value; });
     }
   }
   if (form.is_negated) {
-    for (auto& row : a) {
+    for (auto& row : a.values) {
       for (int at = 0; at < k; ++at) row[at] = -row[at];
     }
   }
+  find_powers(smallest_of(form.a), k, a);
 
   const SharedOperand shared(warp, *b_operand, form.b, form.b_is_transposed);
   for (int first = 0; first < form.columns; first += kPanelColumns, d_operands += group_registers) {
@@ -147,14 +156,19 @@ Step mma_async(Warp& warp, const Instruction& instruction, Mask mask) {
       after[i] = warp.target32(d_operands[i]);
     }
     PanelB b;
-    shared.read(first, [&](int column, int at, float value) { b[at][panel_column(column)] = value; });
+    shared.read(first, [&](int column, int at, float value) { b.values[at][panel_column(column)] = value; });
     PanelD d;
     if (scale) {
       load_d(form.accumulator, before, d);
     } else {
       std::memset(d, 0, sizeof(d));
     }
-    multiply_add(a, b, k, d);
+    if (is_integer(form.a)) {
+      multiply_add_integers(a, b, k, d);
+    } else {
+      find_powers(smallest_of(form.b), k, b);
+      multiply_add(a, b, k, adder_of(form), d);
+    }
     store_d(form.accumulator, d, after);
   }
   return Step::kNext;

@@ -1,8 +1,10 @@
 #include "emulator/ptx/body.h"
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "emulator/ptx/names.h"
@@ -21,6 +23,14 @@ class BodyParser {
   void parse();
 
  private:
+  // What .loc names.
+  struct Place {
+    int file, line, column;
+    bool operator<(const Place& other) const {
+      return std::tie(file, line, column) < std::tie(other.file, other.line, other.column);
+    }
+  };
+
   const Token& token() const { return lexer_.token(); }
   Token expect_word(const char* what) { return lexer_.expect(Token::Kind::kWord, what); }
   // A name, and not the constant that looks like one.
@@ -29,6 +39,8 @@ class BodyParser {
   void parse_statement();
   void parse_directive();
   void parse_loc();
+  Place parse_place();
+  int add_call(const Place& place, int inlined_at);
   void parse_registers();
   void parse_variables(Space space, bool is_extern);
   void parse_label(const Token& name);
@@ -48,7 +60,8 @@ class BodyParser {
   Function& function_;
   Scopes scopes_;
   SourceLine source_;
-  bool is_call_ = false;  // the instruction that is being read
+  std::map<Place, int> calls_;  // the function's inlined calls; of namesakes, the last
+  bool is_call_ = false;        // the instruction that is being read
 };
 
 void BodyParser::parse() {
@@ -113,10 +126,10 @@ void BodyParser::parse_directive() {
 
 // .loc file line column [, function_name label [+ n], inlined_at file line column]
 //
-// The place itself is the innermost one; where it is inlined is not kept.
+// The compiler says of a call that is inlined where it is inlined itself before it comes to what is called.
 void BodyParser::parse_loc() {
-  const int file = parse_int(lexer_), line = parse_int(lexer_);
-  parse_int(lexer_);
+  const Place place = parse_place();
+  int inlined_at = -1;
   while (lexer_.accept(",")) {
     if (lexer_.accept("function_name")) {
       const bool is_section = token().kind == Token::Kind::kDirective;  // .debug_str + n
@@ -125,11 +138,33 @@ void BodyParser::parse_loc() {
       parse_offset(lexer_);
     } else {
       lexer_.expect("inlined_at");
-      for (int i = 0; i < 3; i++) parse_int(lexer_);
+      const Place call = parse_place();
+      const auto known = calls_.find(call);
+      inlined_at = known != calls_.end() ? known->second : add_call(call, -1);
     }
   }
   // Line 0 is code of no line of its own: it is counted with what comes before it.
-  if (line != 0) source_ = {file, line};
+  if (place.line == 0) return;
+  source_ = {place.file, place.line, inlined_at};
+  // This may be a call, too.
+  const auto namesake = calls_.find(place);
+  if (namesake == calls_.end()) {
+    add_call(place, inlined_at);
+  } else if (InlinedCall& before = function_.inlined_calls[size_t(namesake->second)]; before.inlined_at != inlined_at) {
+    before.has_namesakes = true;
+    function_.inlined_calls[size_t(add_call(place, inlined_at))].has_namesakes = true;
+  }
+}
+
+BodyParser::Place BodyParser::parse_place() {
+  Place place;
+  for (int* part : {&place.file, &place.line, &place.column}) *part = parse_int(lexer_);
+  return place;
+}
+
+int BodyParser::add_call(const Place& place, int inlined_at) {
+  function_.inlined_calls.push_back({place.file, place.line, inlined_at});
+  return calls_[place] = int(function_.inlined_calls.size()) - 1;
 }
 
 void BodyParser::parse_registers() {

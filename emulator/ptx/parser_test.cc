@@ -500,6 +500,33 @@ f;)") + ".func g() { h; }");
   CHECK_EQUAL(lines, "a 5 0:0; b 7 3:10; c 9 3:10; d 12 2:708; e.x 15 4:5; f 18 4:5; h 20 0:0; ");
 }
 
+void test_inlined_calls() {
+  const auto module = parse(in_kernel(R"(
+.loc 1 10 3
+a;
+.loc 1 20 4, function_name $L__info_string0, inlined_at 1 10 3
+.loc 2 5 6, function_name $L__info_string1, inlined_at 1 20 4
+b;
+.loc 1 30 7, function_name $L__info_string0, inlined_at 1 11 3
+.loc 2 5 6, function_name $L__info_string1, inlined_at 1 30 7
+.loc 2 8 1, function_name $L__info_string2, inlined_at 2 5 6
+c;
+.loc 3 1 1, function_name $L__info_string3, inlined_at 3 1 1
+d;)"));
+  const Function& k = *module->find("k");
+  std::string calls;
+  for (const Instruction& instruction : k.body) {
+    calls += instruction.opcode;
+    for (int i = instruction.source.inlined_at; i >= 0; i = k.inlined_calls[i].inlined_at) {
+      const InlinedCall& call = k.inlined_calls[i];
+      calls += " " + std::to_string(call.file) + ":" + std::to_string(call.line) + (call.has_namesakes ? "?" : "");
+    }
+    calls += "; ";
+  }
+  // 2:5 is inlined twice, and the one that came last is meant. No compiler writes what d has.
+  CHECK_EQUAL(calls, "a; b 1:20 1:10; c 2:5? 1:30 1:11; d 3:1?; ");
+}
+
 // As long as the kernels are.
 void test_long_text() {
   constexpr int kLines = 50000;
@@ -534,6 +561,7 @@ int main() {
   test_opcodes();
   test_calls();
   test_source_lines();
+  test_inlined_calls();
   test_long_text();
   return verdict();
 }

@@ -11,10 +11,20 @@
 
 namespace emulator::ptx {
 
-// Where a line of PTX comes from; the innermost place that .loc names.
+// Where a line of PTX comes from: the innermost place that .loc names.
 struct SourceLine {
   int file = 0;  // number of the .file directive; 0: unknown
   int line = 0;
+  int inlined_at = -1;  // one of the function's inlined calls
+};
+
+// A call that was inlined, where it stands.
+struct InlinedCall {
+  int file, line;
+  int inlined_at = -1;  // where its function is inlined in turn: a call before this one
+  // Its function is inlined repeatedly, so that there are several calls at this place: which one is meant is told by
+  // the order of the text alone.
+  bool has_namesakes = false;
 };
 
 // What a name stands for within a module.
@@ -34,6 +44,7 @@ struct Variable {
     std::string symbol;
     int64_t addend;
     bool generic;  // written generic(symbol)
+    int line;      // of the PTX text
   };
   std::vector<uint8_t> initial;
   std::vector<Relocation> relocations;
@@ -91,6 +102,7 @@ struct Function {
   std::vector<std::unique_ptr<Variable>> variables;  // of its body: shared, local, param of calls, in any scope
   std::vector<Register> registers;                   // of all scopes
   std::vector<Instruction> body;
+  std::vector<InlinedCall> inlined_calls;
   // Directives of a kernel; 0 where absent.
   int max_threads[3] = {0, 0, 0};       // .maxntid
   int required_threads[3] = {0, 0, 0};  // .reqntid

@@ -75,7 +75,7 @@ class InitialValues {
       fail(symbol.line, "the address of " + quoted(symbol) + " needs an integer of 64 bits");
     }
     symbols_.push_back(symbol);
-    variable_.relocations.push_back({offset, std::string(symbol.text), parse_offset(lexer_), is_generic});
+    variable_.relocations.push_back({offset, std::string(symbol.text), parse_offset(lexer_), is_generic, symbol.line});
     return 0;
   }
 

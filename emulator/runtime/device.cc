@@ -12,35 +12,11 @@
 #include <cstring>
 #include <string>
 
+#include "emulator/machine/environment.h"
 #include "emulator/runtime/state.h"
 
 namespace emulator::runtime {
 namespace {
-
-constexpr int kNumSms = 132;
-
-int chosen_num_sms() {
-  const char* name = "JAX_FLASH_MLA_EMULATOR_SMS";
-  const char* said = std::getenv(name);
-  if (!said || !*said) return kNumSms;
-  char* end = nullptr;
-  const long sms = std::strtol(said, &end, 10);
-  if (*end == 0 && sms >= 1 && sms <= 1024) return int(sms);
-  std::fprintf(stderr, "%s=%s: not a number from 1 to 1024, ignored\n", name, said);
-  return kNumSms;
-}
-
-int chosen_compute_capability() {
-  const char* name = "JAX_FLASH_MLA_EMULATOR_CAPABILITY";
-  const char* said = std::getenv(name);
-  if (!said || !*said) return kComputeCapability;
-  int major = 0, minor = 0, end = 0;
-  if (std::sscanf(said, "%d.%d%n", &major, &minor, &end) == 2 && !said[end] && major >= 1 && minor >= 0 && minor <= 9) {
-    return major * 10 + minor;
-  }
-  std::fprintf(stderr, "%s=%s: not like 9.0, ignored\n", name, said);
-  return kComputeCapability;
-}
 
 struct Attribute {
   cudaDeviceAttr which;
@@ -125,8 +101,8 @@ int value(cudaDeviceAttr which) { return find_attribute(which)->value; }
 }  // namespace
 
 int num_sms() {
-  static const int sms = chosen_num_sms();
-  return sms;
+  constexpr int kOfAnH200 = 132, kMost = 1024;
+  return int(environment_number("JAX_FLASH_MLA_EMULATOR_SMS", kOfAnH200, 1, kMost));
 }
 
 int resident_clusters(uint32_t cluster_size, uint32_t blocks_per_sm) {
@@ -143,8 +119,15 @@ int resident_clusters(uint32_t cluster_size, uint32_t blocks_per_sm) {
 }
 
 int compute_capability() {
-  static const int capability = chosen_compute_capability();
-  return capability;
+  const char* name = "JAX_FLASH_MLA_EMULATOR_CAPABILITY";
+  const char* said = std::getenv(name);
+  if (!said || !*said) return kComputeCapability;
+  int major = 0, minor = 0, end = 0;
+  if (std::sscanf(said, "%d.%d%n", &major, &minor, &end) == 2 && !said[end] && major >= 1 && minor >= 0 && minor <= 9) {
+    return major * 10 + minor;
+  }
+  std::fprintf(stderr, "%s=%s: not like 9.0, ignored\n", name, said);
+  return kComputeCapability;
 }
 
 size_t global_memory() {

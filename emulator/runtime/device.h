@@ -25,8 +25,8 @@ inline constexpr uint32_t kMaxClusterSize = 16;
 
 inline constexpr int kGreatestPriority = -5;  // of a stream; the least is 0
 
-// 132, unless the environment variable JAX_FLASH_MLA_EMULATOR_SMS says otherwise. A small number makes persistent
-// kernels launch few blocks.
+// 132, unless the environment variable JAX_FLASH_MLA_EMULATOR_SMS says otherwise at the time. A small number makes
+// persistent kernels launch few blocks.
 int num_sms();
 
 // 90, unless the environment variable JAX_FLASH_MLA_EMULATOR_CAPABILITY says otherwise, e.g. 8.0: what the device says of

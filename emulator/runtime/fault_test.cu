@@ -1,6 +1,7 @@
 // Kernels that go wrong, and what the emulator's runtime offers beyond CUDA's.
 #include <cuda_runtime.h>
 
+#include <cstdio>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -15,6 +16,21 @@ using emulator::runtime::forget_report;
 using emulator::runtime::last_report;
 
 __global__ void add_one(int* out, const int* in) { out[threadIdx.x] = in[threadIdx.x] + 1; }
+
+// Lines that reports have to name.
+constexpr int kLineOfLoad = __LINE__ + 1;
+__device__ __forceinline__ int one_of(const int* in, unsigned i) { return in[i]; }
+
+constexpr int kLineOfSum = __LINE__ + 1;
+__device__ __forceinline__ int sum_of_two(const int* in, unsigned i) { return one_of(in, i) + one_of(in, i + 1); }
+
+constexpr int kLineOfCall = __LINE__ + 1;
+__global__ void add_neighbours(int* out, const int* in) { out[threadIdx.x] = sum_of_two(in, threadIdx.x); }
+
+constexpr int kLineOfCalled = __LINE__ + 1;
+__device__ __noinline__ int called(const int* in, unsigned i) { return in[i + 1]; }
+
+__global__ void call(int* out, const int* in) { out[threadIdx.x] = called(in, threadIdx.x); }
 
 __global__ void stop() { __trap(); }
 
@@ -54,6 +70,38 @@ void test_reports() {
   OK(cudaDeviceSynchronize());
   OK(launch(buffers.out, buffers.in));
   EXPECT(cudaErrorIllegalAddress, launch(buffers.out, nullptr));
+}
+
+bool says(cudaError_t error, const std::string& words) {
+  const char* const text = cudaGetErrorString(error);
+  if (std::strstr(text, words.c_str())) return true;
+  std::fprintf(stderr, "This does not say \"%s\":\n%s\n", words.c_str(), text);
+  return false;
+}
+
+std::string at(int line) { return "fault_test.cu:" + std::to_string(line); }
+
+// What nvcc says of source lines arrives in the report.
+void test_places() {
+  const Buffers buffers;
+  constexpr cudaError_t kError = cudaErrorIllegalAddress;
+  add_neighbours<<<1, 32>>>(buffers.out, buffers.in);
+  EXPECT(kError, cudaDeviceSynchronize());
+  for (const std::string& words : {
+           std::string("Cannot read 4 bytes at 0x"),
+           std::string("kernel (anonymous namespace)::add_neighbours(int*, int const*)"),
+           std::string("CTA (0, 0, 0), warp 0"),
+           at(kLineOfLoad) + ", inlined at ",
+           at(kLineOfSum) + ", at ",
+           at(kLineOfCall) + "; PTX line ",
+           std::string("'ld.global"),
+       }) {
+    CHECK(says(kError, words));
+  }
+  call<<<1, 32>>>(buffers.out, buffers.in);
+  EXPECT(kError, cudaDeviceSynchronize());
+  CHECK(says(kError, "kernel (anonymous namespace)::call(int*, int const*)"));
+  CHECK(says(kError, at(kLineOfCalled) + "; PTX line "));
 }
 
 void test_unseen() {
@@ -168,6 +216,7 @@ void test_threads() {
 
 int main() {
   test_reports();
+  test_places();
   test_unseen();
   test_explanations();
   test_unwritten();

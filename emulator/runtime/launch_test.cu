@@ -4,6 +4,11 @@
 //   nvcc -std=c++20 -I. -gencode arch=compute_90a,code=sm_90a emulator/runtime/launch_test.cu && ./a.out
 #include <cuda_runtime.h>
 
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+#include <cstdio>
 #include <cstring>
 #include <initializer_list>
 #include <vector>
@@ -53,6 +58,11 @@ __global__ void requiring(int* out) {
   if (out) out[0] = 1;
 }
 
+__global__ void printing(int* out) {
+  out[0] = printf("Nothing.\n");
+  out[1] = printf("%d, %s, %.1f.\n", 7, "a text", 0.5);
+}
+
 struct Mixed {
   char small;
   double large;
@@ -60,6 +70,8 @@ struct Mixed {
 };
 
 __global__ void parameters(int* out, char, Mixed, short, long long) { out[0] = 1; }
+
+__global__ void halve(float* values) { values[threadIdx.x] *= 0.5f; }
 
 void no_kernel(int*) {}
 
@@ -198,6 +210,17 @@ void test_settings() {
   EXPECT(cudaErrorInvalidClusterSize, launch(requiring, 4, 32, 0, {cluster(4)}));
 }
 
+// printf returns how many arguments it was given.
+void test_printing() {
+  int* out = nullptr;
+  int host[2] = {-1, -1};
+  OK(cudaMalloc(&out, sizeof(host)));
+  printing<<<1, 1>>>(out);
+  OK(cudaMemcpy(host, out, sizeof(host), cudaMemcpyDeviceToHost));
+  CHECK(host[0] == 0 && host[1] == 3);
+  OK(cudaFree(out));
+}
+
 void test_clusters() {
   OK(launch(plain, 4, 32, 0, {cluster(2)}));
   OK(launch(plain, dim3(4, 2), 32, 0, {cluster(2, 2)}));
@@ -290,6 +313,27 @@ void test_occupancy() {
   CHECK(count == 8);
 }
 
+// XLA calls handlers on threads that flush subnormal numbers and take them for zeros.
+void test_arithmetic_of_the_host() {
+#if defined(__x86_64__)
+  constexpr unsigned kFlushToZero = 1u << 15, kDenormalsAreZero = 1u << 6;
+  float in[2] = {1.5e-38f, 3e-39f}, out[2];
+  float* values = nullptr;
+  OK(cudaMalloc(&values, sizeof(in)));
+  OK(cudaMemcpy(values, in, sizeof(in), cudaMemcpyHostToDevice));
+  constexpr unsigned kBoth = kFlushToZero | kDenormalsAreZero;
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr(before | kBoth);
+  halve<<<1, 2>>>(values);
+  const bool kept = (_mm_getcsr() & kBoth) == kBoth;
+  _mm_setcsr(before);
+  CHECK(kept);
+  OK(cudaMemcpy(out, values, sizeof(out), cudaMemcpyDeviceToHost));
+  CHECK(out[0] == in[0] / 2 && out[1] == in[1] / 2);
+  OK(cudaFree(values));
+#endif
+}
+
 }  // namespace
 
 int main() {
@@ -297,9 +341,11 @@ int main() {
   test_shapes();
   test_shared_memory();
   test_settings();
+  test_printing();
   test_clusters();
   test_launch_attributes();
   test_cooperative();
   test_occupancy();
+  test_arithmetic_of_the_host();
   return emulator::runtime::verdict();
 }

@@ -135,6 +135,36 @@ class FaultTest(parameterized.TestCase):
     def test_shared_and_local(self, body, words, opcode):
         self.assert_reported(faulty(body), words, opcode=opcode)
 
+    def test_local_memory_that_nobody_wrote(self):
+        body = """
+        .local .align 4 .b8 mine[8];
+        st.local.b16 [mine+4], 7;
+        ld.local.u16 %r0, [mine+4];
+        ld.local.b32 %r0, [mine+4];
+        """
+        self.assert_reported(
+            faulty(body), "reads offset 6 of its local memory before anything was written", opcode="ld.local.b32"
+        )
+
+    def test_local_memory_of_an_earlier_call(self):
+        """What a function wrote is gone when it is called again."""
+        function = """
+        .func keeps(.param .b32 first) {
+          .reg .b32 %r;
+          .reg .pred %p;
+          .local .align 4 .b8 mine[4];
+          ld.param.b32 %r, [first];
+          setp.ne.b32 %p, %r, 0;
+          @%p st.local.b32 [mine], %r;
+          .loc 1 33 0
+          ld.local.b32 %r, [mine];
+          ret;
+        }
+        """
+        calls = "".join(f"{{\n.param .b32 p;\nst.param.b32 [p], {first};\ncall keeps, (p);\n}}\n" for first in (1, 0))
+        made = faulty(calls, functions=function)
+        self.assert_reported(made, "of its local memory before", opcode="ld.local.b32", line=33)
+
     @parameterized.named_parameters(
         ("trap", "trap;", "trapped", "trap"),
         (
@@ -158,9 +188,48 @@ class FaultTest(parameterized.TestCase):
     def test_instruction(self, body, words, opcode):
         self.assert_reported(faulty(body), words, opcode=opcode)
 
+    @parameterized.parameters(
+        "ld.global.v8.b32 {%r0, %r1, %r2, %r3, %r4, %r5, %r6, %r7}, [%a];",
+        "ld.global.v4.b64 {%d0, %d1, %d2, %d3}, [%a];",
+        "ld.global.L2::evict_last.v8.f32 {%f0, %f1, %f2, %f3, %f4, %f5, %f6, %f7}, [%a];",
+        "st.global.v8.b32 [%out], {%r0, %r1, %r2, %r3, %r4, %r5, %r6, %r7};",
+        "max.f32 %f0, %f1, %f2, %f3;",
+        "min.ftz.NaN.abs.f32 %f0, %f1, %f2, %f3;",
+        "cvt.rn.satfinite.e2m3x2.f32 %h0, %f0, %f1;",
+        "cvt.rn.f16x2.e3m2x2 %r0, %h0;",
+        "cvt.rp.satfinite.ue8m0x2.f32 %h0, %f0, %f1;",
+        "cvt.rn.satfinite.tf32.f32 %r0, %f0;",
+        "cp.async.bulk.global.shared::cta.bulk_group.cp_mask [%out], [%r0], 16, %h0;",
+    )
+    def test_what_sm90_does_not_have(self, instruction):
+        opcode = instruction.split()[0]
+        self.assert_reported(faulty(instruction), f"The emulator does not know '{opcode}'", opcode=opcode)
+
     def test_unknown_instructions_are_no_fault_where_nobody_comes(self):
         body = "setp.eq.u32 %p0, %thread, 1000;\n@%p0 wmma.load.c.sync.aligned.m16n16k16.global.row.f16 {%r0, %r1, %r2, %r3}, [%a];"
         self.emulator.run(faulty(body + "\nst.global.b32 [%out], 1;"))
+
+    # What nvcc makes of a table of function pointers.
+    TABLE = """
+    .func one(.param .b32 p) { ret; }
+    .func two(.param .b32 p) { ret; }
+    .global .align 8 .u64 table[2] = {one, two};
+    """
+
+    @parameterized.named_parameters(
+        (
+            "call",
+            "{\n.param .b32 p;\nst.param.b32 [p], 1;\nproto: .callprototype _ (.param .b32 _);\n"
+            "call %d0, (p), proto;\n}",
+            "does not know 'call' (line ",
+            "call",
+        ),
+        ("read", "ld.b32 %r0, [%d0];", "at 0x300000000000010: there is no allocation", "ld.b32"),
+    )
+    def test_addresses_of_functions(self, use, words, opcode):
+        body = "ld.global.u64 %d0, [table+8];\nst.global.b32 [%out], 1;\n"
+        self.emulator.run(faulty(body, functions=self.TABLE))
+        self.assert_reported(faulty(body + use, functions=self.TABLE), words, opcode=opcode)
 
     def test_where_lanes_are_named(self):
         body = "setp.eq.u32 %p0, %thread, 69;\nsetp.eq.or.u32 %p0, %thread, 90, %p0;\n@%p0 ld.global.b32 %r0, [%a+64];"
@@ -304,6 +373,93 @@ class FaultTest(parameterized.TestCase):
         }
         self.assert_reported(faulty(body, arguments=numbers, dynamic_shared=128), words, opcode=opcode)
 
+    IN_A_CLUSTER = """
+    mov.u32 %r1, 0;
+    mov.u32 %r2, box;
+    mapa.shared::cluster.u32 %r3, %r2, %r1;
+    mov.u32 %r4, bar;
+    mapa.shared::cluster.u32 %r5, %r4, %r1;
+    mov.u32 %r6, smem;
+    mov.b16 %h0, 9;
+    mov.b32 %r7, 5;
+    mbarrier.init.shared.b64 [bar], 1;
+    """
+    FIRST_WAITS = """
+    mov.u32 %r0, %cluster_ctarank;
+    setp.eq.u32 %p0, %r0, 0;
+    @%p0 barrier.cluster.arrive;
+    @%p0 barrier.cluster.wait;
+    """
+    BULK = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+    BOX = "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+
+    @parameterized.named_parameters(
+        ("read_behind", "ld.shared::cluster.b32 %r0, [%r3+4000];", "4 bytes at shared offset 4016", "ld.shared"),
+        ("write_before", "st.shared::cluster.b32 [%r3+-64], %r7;", "4 bytes at shared offset -48", "st.shared"),
+        ("atomic_behind", "red.shared::cluster.add.u32 [%r3+4000], 1;", "at shared offset 4016", "red.shared"),
+        ("misaligned", "ld.shared::cluster.b32 %r0, [%r3+2];", "which is no multiple of 4", "ld.shared::cluster"),
+        (
+            "no_such_cta",
+            "mov.u32 %r1, 2;\nmapa.shared::cluster.u32 %r0, %r2, %r1;",
+            "names CTA 2 of a cluster of 2",
+            "mapa",
+        ),
+        (
+            "address_of_no_cta",
+            "add.u32 %r3, %r3, 0x5000000;\nld.shared::cluster.b32 %r0, [%r3];",
+            "is in CTA 5 of the cluster, which has 2",
+            "ld.shared::cluster",
+        ),
+        (
+            "store_behind",
+            "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%r3+4000], %r7, [%r5];",
+            "4 bytes at shared offset 4016",
+            "st.async",
+        ),
+        (
+            "store_misaligned",
+            "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%r3+4], {%r7, %r7}, [%r5];",
+            "is no multiple of 8",
+            "st.async",
+        ),
+        (
+            "store_without_barrier",
+            "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%r3], %r7, [%r5+8];",
+            "At shared offset 8 no mbarrier was initialised",
+            "st.async",
+        ),
+        ("multicast", f"{BULK} [%r6], [%a], 16, [bar], %h0;", "CTA 3 of the cluster, which has 2", "cp.async.bulk"),
+        (
+            "multicast_of_a_box",
+            f"{BOX}.multicast::cluster [%r6], [%map, {{0, 0}}], [bar], %h0;",
+            "CTA 3 of the cluster, which has 2",
+            "cp.async.bulk.tensor",
+        ),
+        (
+            "box_misaligned",
+            f"{BOX} [%r6+64], [%map, {{0, 0}}], [bar];",
+            "is not aligned to 128 bytes",
+            "cp.async.bulk.tensor",
+        ),
+        ("box_behind", f"{BOX} [%r6+256], [%map, {{0, 0}}], [bar];", "are outside of", "cp.async.bulk.tensor"),
+    )
+    def test_in_a_cluster(self, body, words, opcode):
+        """The second of two CTAs does it; the first waits for it."""
+        arguments = {
+            "a": Input(NUMBERS),
+            "out": Output((16,), np.uint32),
+            "map": TensorMap("a", "uint32", (4, 4), (16,), (4, 4)),
+        }
+        made = faulty(
+            self.IN_A_CLUSTER + body + "\n.loc 1 80 0\nbar.warp.sync -1;",
+            before=self.FIRST_WAITS,
+            arguments=arguments,
+            grid=2,
+            cluster=2,
+            dynamic_shared=256,
+        )
+        self.assert_reported(made, words, opcode=opcode)
+
     def test_tensor_of_another_rank(self):
         tensor = TensorMap("a", "uint32", (4, 4), (16,), (4, 4))
         body = "mov.u32 %r2, smem;\nmov.b32 %r1, 0;\n"
@@ -393,6 +549,11 @@ class LaunchTest(parameterized.TestCase):
     def test_register_that_is_not_declared(self):
         with self.assertRaisesRegex(RuntimeError, "%undeclared7"):
             self.emulator.run(faulty("add.u32 %r0, %r1, %undeclared7;"))
+
+    def test_initial_value_that_is_nowhere(self):
+        shared = ".extern .global .b32 elsewhere;\n.global .u64 table[2] = {0,\nelsewhere};\n"
+        with self.assertRaisesRegex(RuntimeError, r"PTX line \d+: the initial value of 'table' names 'elsewhere'"):
+            self.emulator.run(faulty("add.u32 %r0, %r1, 1;", shared=shared))
 
     def test_kernel_that_is_not_there(self):
         made = faulty("add.u32 %r0, %r1, 1;")

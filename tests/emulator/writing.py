@@ -16,7 +16,7 @@ HEADER = ".version 8.7\n.target sm_90a\n.address_size 64\n"
 REGISTER_BITS = {
     **{"pred": 1, "u8": 16, "s8": 16, "b8": 16},
     **{kind + bits: int(bits) for kind in "usb" for bits in ("16", "32", "64")},
-    **{"f16": 16, "bf16": 16, "f32": 32, "f64": 64, "f16x2": 32, "bf16x2": 32, "tf32": 32, "ue8m0x2": 16},
+    **{"f16": 16, "bf16": 16, "f32": 32, "f64": 64, "f16x2": 32, "bf16x2": 32, "tf32": 32},
     **{"e4m3x2": 16, "e5m2x2": 16, "u16x2": 32, "s16x2": 32},
 }
 ARRAY_TYPES = {
@@ -24,7 +24,7 @@ ARRAY_TYPES = {
     **{"u16": np.uint16, "s16": np.int16, "b16": np.uint16, "u32": np.uint32, "s32": np.int32, "b32": np.uint32},
     **{"u64": np.uint64, "s64": np.int64, "b64": np.uint64, "f16": np.float16, "bf16": ml_dtypes.bfloat16},
     **{"f32": np.float32, "f64": np.float64, "f16x2": np.uint32, "bf16x2": np.uint32, "tf32": np.uint32},
-    **{"e4m3x2": np.uint16, "e5m2x2": np.uint16, "ue8m0x2": np.uint16, "u16x2": np.uint32, "s16x2": np.uint32},
+    **{"e4m3x2": np.uint16, "e5m2x2": np.uint16, "u16x2": np.uint32, "s16x2": np.uint32},
 }
 
 # Registers that every body may use. A kernel gets those whose names it mentions.

@@ -2,9 +2,13 @@
 
     python tests/kernels/recorded_dense_decode.py
 
-on an H200 writes them anew.
+on an H200 writes them anew, with the date, the card, the driver, the versions and a hash of the kernel's sources, which
+`about_recorded` gives back.
 """
 
+import datetime
+import hashlib
+import json
 import pathlib
 import sys
 import zlib
@@ -14,8 +18,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import ml_dtypes
 import numpy as np
 
+from jax_flash_mla import build_info
+from jax_flash_mla._check.machine import commit, machine
 from kernels.dense_decode_problem import Problem, run_poisoned
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SOURCES = ("cuda/device", "cuda/sm90/dense_decode")
 FILE = pathlib.Path(__file__).with_name("recorded_dense_decode.npz")
 PROBLEMS = {
     "one_tile": dict(lengths=[512], h_q=64),
@@ -35,16 +43,23 @@ def problem(name):
 
 
 def steps_apart(x, y):
-    """How far apart two results are, in units of bfloat16's last place.
+    """How many numbers of their type, bfloat16 or float16, two results are apart: units of the last place."""
 
-    The unit is that of the element, or of a sixteenth of its row's root mean square where
-    that is larger: an element near zero is what terms of that size have left of each other.
-    """
-    x, y = (np.asarray(a, np.float64) for a in (x, y))
-    rms = np.sqrt(np.mean(y**2, axis=-1, keepdims=True))
-    _, exponent = np.frexp(np.maximum(np.abs(y), rms / 16))
-    unit = np.ldexp(1.0, exponent - 8)
-    return np.where(x == y, 0, np.abs(x - y) / unit)
+    def place(array):
+        bits = array.view(np.int16).astype(np.int32)
+        return np.where(bits < 0, np.iinfo(np.int16).min - bits, bits)
+
+    assert x.dtype == y.dtype, (x.dtype, y.dtype)
+    return np.abs(place(x) - place(y))
+
+
+def sources_hash():
+    """Of the text that the kernel is compiled from."""
+    digest = hashlib.sha256()
+    for folder in SOURCES:
+        for path in sorted((ROOT / folder).rglob("*.[ch]*")):
+            digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def main():
@@ -53,7 +68,14 @@ def main():
         made, checksum = problem(name)
         out, lse = run_poisoned(made, np.nan)
         results |= {f"{name}.out": out.view(np.uint16), f"{name}.lse": lse, f"{name}.operands": np.uint32(checksum)}
-    np.savez_compressed(sys.argv[1] if len(sys.argv) > 1 else FILE, **results)
+    about = {
+        "date": datetime.date.today().isoformat(),
+        "commit": commit(ROOT),
+        "sources": sources_hash(),
+        "machine": machine(),
+        "build": build_info(),
+    }
+    np.savez_compressed(sys.argv[1] if len(sys.argv) > 1 else FILE, about=json.dumps(about), **results)
 
 
 def recorded(name):
@@ -61,6 +83,12 @@ def recorded(name):
     with np.load(FILE) as file:
         dtype = np.dtype(PROBLEMS[name].get("dtype", ml_dtypes.bfloat16))
         return file[f"{name}.out"].view(dtype), file[f"{name}.lse"], int(file[f"{name}.operands"])
+
+
+def about_recorded():
+    """What `main` wrote of where the results come from; None for what was not written down at the time."""
+    with np.load(FILE) as file:
+        return json.loads(file["about"].item())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,13 @@
 """The dense decode kernel in the emulator: one small case for each of its features."""
 
+import os
+import pathlib
+import re
+import subprocess
+import sys
 import time
 import unittest
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +18,9 @@ from absl.testing import parameterized
 import jax_flash_mla as fm
 from jax_flash_mla import _ffi
 from kernels.dense_decode_problem import POISONS, DenseDecodeTest, Problem, run_poisoned
-from kernels.recorded_dense_decode import PROBLEMS, problem, recorded, steps_apart
+from kernels.recorded_dense_decode import PROBLEMS, about_recorded, problem, recorded, steps_apart
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
@@ -60,9 +68,22 @@ class DenseDecodeEmulatedTest(DenseDecodeTest):
         self.assertEqual(checksum, recorded_checksum, "the operands are others than those that were recorded")
         got_out, got_lse = run_poisoned(made, np.nan, emulated=True)
         steps = steps_apart(got_out, out)
-        self.assertLessEqual(steps.max(), 2)
-        self.assertLessEqual((steps > 1).mean(), 0.001)
+        where = f"recorded on {about_recorded()}"
+        self.assertLessEqual(steps.max(), 2, where)
+        self.assertLessEqual((steps > 1).mean(), 0.001, where)
         np.testing.assert_allclose(got_lse, lse, rtol=2e-6, atol=2e-6)
+
+    def test_steps_are_units_of_the_last_place(self):
+        for dtype in (ml_dtypes.bfloat16, np.float16):
+            values = np.array([1.0, -3.0, 0.0, 30000.0], dtype)
+            above, below = (np.nextafter(values, dtype(end)) for end in (np.inf, -np.inf))
+            np.testing.assert_array_equal(steps_apart(values, above), 1)
+            np.testing.assert_array_equal(steps_apart(above, below), 2)
+        with self.assertRaises(AssertionError):
+            steps_apart(values, values.astype(np.float32))
+
+    def test_the_recording_says_where_it_comes_from(self):
+        self.assertTrue(about_recorded()["machine"]["cards"])
 
     def test_under_jit_and_vmap(self):
         rng = np.random.default_rng(4)
@@ -90,6 +111,39 @@ class DenseDecodeEmulatedTest(DenseDecodeTest):
             fm.flash_mla_with_kvcache(
                 q.astype(jnp.float32), k_cache.astype(jnp.float32), table, lengths, implementation="emulated"
             )
+
+    def test_a_report_is_a_jax_exception(self):
+        """No operands make the kernel go wrong, so it is stopped."""
+        made = Problem(np.random.default_rng(7), lengths=[70], h_q=4)
+        q, k_cache, table, lengths, _ = made.arrays()
+        call = jax.jit(lambda *operands: fm.flash_mla_with_kvcache(*operands, implementation="emulated"))
+        stop = mock.patch.dict(os.environ, JAX_FLASH_MLA_EMULATOR_STOP="cta=0,0,0 op=wgmma.mma_async")
+        with stop, self.assertRaises(jax.errors.JaxRuntimeError) as caught:
+            jax.block_until_ready(call(q, k_cache, table, lengths))
+        report = str(caught.exception)
+        self.assertIn("launching dense_decode: cudaErrorLaunchFailure, Stopped as JAX_FLASH_MLA_EMULATOR_STOP", report)
+        self.assertRegex(report, r"kernel .*dense_decode_kernel.*\n  CTA \(0, 0, 0\), warp \d+, lanes 0-31\n")
+        self.assertRegex(report, r"at \S+:\d+, inlined at .*kernel\.cuh:\d+; PTX line \d+: 'wgmma.mma_async")
+        out, lse = call(q, k_cache, table, lengths)  # the next one is none the worse
+        self.assert_right(made, [np.asarray(out), np.asarray(lse)])
+
+    @parameterized.parameters(
+        ("JAX_FLASH_MLA_EMULATOR_TRACE", r"\[CTA 0,0,0 warp \d+ lanes ffffffff\] \S+:\d+ wgmma.mma_async\S* %", 0),
+        ("JAX_FLASH_MLA_EMULATOR_STOP", r"64 rows of 64 bf16:\n( \S+){64}\n", 1),
+    )
+    def test_the_documented_examples(self, variable, expected, exit_status):
+        text = (ROOT / "docs" / "emulator.md").read_text()
+        value, command = re.search(rf'^{variable}="([^"]*)" pytest (.*)$', text, re.MULTILINE).groups()
+        ran = subprocess.run(
+            [sys.executable, "-m", "pytest", *command.split()],
+            cwd=ROOT,
+            env=os.environ | {variable: value},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.assertEqual(ran.returncode, exit_status, ran.stdout[-2000:])
+        self.assertRegex(ran.stdout, expected)
 
     def test_a_tile_over_512_keys_takes_seconds(self):
         made = Problem(np.random.default_rng(5), lengths=[512], h_q=64, dtype=ml_dtypes.bfloat16)

@@ -38,11 +38,9 @@ def shared_sizes() -> Iterator[Family]:
         body = """
         mov.u32 %r0, %total_smem_size;
         mov.u32 %r1, %dynamic_smem_size;
-        mov.u32 %r2, %aggr_smem_size;
         """
         uses = "mov.u32 %r3, fixed;\nst.shared.u8 [%r3], 1;\n" if static else ""
         body += uses + "mad.wide.u32 %d0, %thread, 8, %out;\nst.global.v2.b32 [%d0], {%r0, %r1};\n"
-        body = body.replace("        mov.u32 %r2, %aggr_smem_size;\n", "")
         made = kernel({"out": Output((32, 2), np.uint32)}, body, shared=shared, dynamic_shared=dynamic)
         yield Family(f"smem_size.{static}.{dynamic}", made)
 
@@ -130,7 +128,6 @@ def hints() -> Iterator[Family]:
     selp.u32 %r3, 2, 0, %p1;
     add.u32 %r2, %r2, %r3;
     griddepcontrol.launch_dependents;
-    pmevent 3;
     mov.u32 %r4, %smid;
     mov.u32 %r5, %nsmid;
     setp.lt.u32 %p2, %r4, %r5;
@@ -138,7 +135,7 @@ def hints() -> Iterator[Family]:
     add.u32 %r2, %r2, %thread;
     mad.wide.u32 %d5, %thread, 4, %out;
     st.global.b32 [%d5], %r2;
-    """.replace("    pmevent 3;\n", "")
+    """
     yield Family("hints", kernel({"out": Output((32,), np.uint32)}, body))
 
 

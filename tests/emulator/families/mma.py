@@ -1,4 +1,4 @@
-"""Matrix products of a warp (mma.sync). Exactness and allowances are as for wgmma."""
+"""Matrix products of a warp (mma.sync)."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,8 @@ import numpy as np
 from devices import Input, Output
 from writing import kernel, rng, vector
 
-from families import Exact, Family, Within
-from families.wgmma import DTYPES, draw
+from families import Family
+from families.wgmma import draw
 
 ROUNDS = 3  # products, one after the other, each added to the one before
 
@@ -59,24 +59,7 @@ def product(name: str, k: int, a_kind: str, b_kind: str, result: str, exact: boo
         body.append(f"{opcode} {', '.join(operands)};")
     body += [f"st.global.b32 [%d3+{4 * i}], %r{i};" for i in range(registers)]
     arguments = {"a": Input(a), "b": Input(b), "c": Input(fragments(c)), "out": Output((32, 4), dtype)}
-    made = kernel(arguments, body)
-    if exact or result == "s32":
-        return Family(name, made, Exact())
-    bound = fragments(allowance(a_values, b_values, c, result, DTYPES[a_kind].itemsize == 1))
-    return Family(name, made, Within(lambda value, _: bound.reshape(value.shape)))
-
-
-def allowance(a_values: list, b_values: list, c: np.ndarray, result: str, is_small: bool) -> np.ndarray:
-    total, magnitude = c.astype(np.float64), np.abs(c.astype(np.float64))
-    bound = np.zeros_like(total)
-    for a, b in zip(a_values, b_values):
-        a, b = a.astype(np.float64), b.astype(np.float64)
-        products = np.abs(a[:, None, :] * b[None, :, :])
-        total, magnitude = total + a @ b.T, magnitude + products.sum(-1)
-        largest = np.maximum(products.max(-1), magnitude if is_small else 0)
-        bound += 2.0**-20 * magnitude + (33 * 2.0**-13 * largest if is_small else 0)
-        bound += 2.0**-10 * magnitude if result == "f16" else 0
-    return bound
+    return Family(name, kernel(arguments, body))
 
 
 def families() -> Iterator[Family]:

@@ -1,0 +1,41 @@
+"""Environment variables that are numbers: they are read at each launch."""
+
+import os
+import tempfile
+import unittest
+from unittest import mock
+
+import numpy as np
+from absl.testing import parameterized
+from devices import Emulated, Output, has_emulator
+from writing import kernel
+
+BODY = "mov.u32 %r0, %nsmid;\nst.global.b32 [%out], %r0;"
+
+
+@unittest.skipUnless(has_emulator(), "this build has no emulator")
+class EnvironmentTest(parameterized.TestCase):
+    def multiprocessors(self, **variables):
+        """How many the kernel sees with JAX_FLASH_MLA_EMULATOR_… set, and what is printed."""
+        environment = {f"JAX_FLASH_MLA_EMULATOR_{name}": value for name, value in variables.items()}
+        with mock.patch.dict(os.environ, environment), tempfile.TemporaryFile() as printed:
+            stderr = os.dup(2)
+            os.dup2(printed.fileno(), 2)
+            try:
+                (out,) = Emulated().run(kernel({"out": Output((1,), np.uint32)}, BODY, block=1))
+            finally:
+                os.dup2(stderr, 2)
+                os.close(stderr)
+            printed.seek(0)
+            return int(out[0]), printed.read().decode()
+
+    def test_numbers(self):
+        for sms in (1, 7, 132, 1024):
+            self.assertEqual(self.multiprocessors(SMS=str(sms), THREADS="2", PATIENCE="3"), (sms, ""))
+        self.assertEqual(self.multiprocessors(), (132, ""))
+
+    @parameterized.product(name=("SMS", "THREADS", "PATIENCE"), value=("0", "-3", "4x", "many", "99999999999999999999"))
+    def test_what_is_no_number(self, name, value):
+        sms, printed = self.multiprocessors(**{name: value})
+        self.assertEqual(sms, 132)
+        self.assertRegex(printed, f"^JAX_FLASH_MLA_EMULATOR_{name}={value}: not a number from 1 to [0-9]+, ignored\n")
