@@ -68,7 +68,8 @@ class Schedule {
 
   void work() {
     const PlainArithmetic plain;
-    while (std::unique_ptr<Cluster> cluster = take()) {
+    uint64_t moves;
+    while (std::unique_ptr<Cluster> cluster = take(moves)) {
       Cluster::State state = Cluster::State::kMoved;
       const Cluster::Progress before = cluster->progress();
       try {
@@ -79,25 +80,27 @@ class Schedule {
         fail(describe(fault, *cluster));
         state = Cluster::State::kDone;
       }
-      give_back(std::move(cluster), state, before);
+      give_back(std::move(cluster), state, before, moves);
     }
   }
 
   std::optional<Report> report() { return std::move(report_); }
 
  private:
-  std::unique_ptr<Cluster> take() {
+  // `moves`: what others had done when it was taken.
+  std::unique_ptr<Cluster> take(uint64_t& moves) {
     std::unique_lock lock(mutex_);
     while (true) {
       if (failed_) return nullptr;
+      moves = moves_;
       // Few at a time, as long as these come on: they may also be waiting for one that was not begun.
       const bool come_on = since_event_ == 0 && since_milestone_ < kLongWithoutMilestone;
       if (!moving_.empty() && come_on) return pop(moving_);
       if (next_ < clusters_.count() && resident_now() < resident_) return begin(lock);
       if (!moving_.empty()) return pop(moving_);
       // Those that could not move are looked at again when another one has.
-      if (!stuck_.empty() && moved_since_stuck_) {
-        moved_since_stuck_ = false;
+      if (!stuck_.empty() && moves_ != moves_seen_) {
+        moves_seen_ = moves_;
         std::swap(moving_, stuck_);
         continue;
       }
@@ -129,16 +132,19 @@ class Schedule {
     return std::make_unique<Cluster>(grid_, Dim3{x, y, z});
   }
 
-  void give_back(std::unique_ptr<Cluster> cluster, Cluster::State state, const Cluster::Progress& before) {
+  void give_back(std::unique_ptr<Cluster> cluster, Cluster::State state, const Cluster::Progress& before,
+                 uint64_t moves) {
     std::lock_guard lock(mutex_);
     --running_;
+    // What another wrote meanwhile it may have looked for before that.
+    if (state == Cluster::State::kStuck && moves != moves_) state = Cluster::State::kMoved;
     const Cluster::Progress& after = cluster->progress();
     const bool is_done = state == Cluster::State::kDone;
     since_event_ += after.instructions - before.instructions;
     since_milestone_ += after.instructions - before.instructions;
     if (is_done || after.milestones != before.milestones) since_milestone_ = 0;
     if (is_done || after.events != before.events) {
-      moved_since_stuck_ = true;
+      ++moves_;
       since_event_ = 0;
       timed_out_ = false;
     }
@@ -186,8 +192,8 @@ class Schedule {
   const Patience patience_ = Patience::from_environment();
   uint64_t next_ = 0, running_ = 0;
   uint64_t since_event_ = 0, since_milestone_ = 0;  // instructions, of all clusters
-  bool moved_since_stuck_ = false;
-  bool timed_out_ = false;  // and nothing came of it yet
+  uint64_t moves_ = 0, moves_seen_ = 0;  // turns in which something happened; of these, what those stuck could see
+  bool timed_out_ = false;               // and nothing came of it yet
   std::deque<std::unique_ptr<Cluster>> moving_, stuck_;
   std::optional<Report> report_;
   std::atomic<bool> failed_ = false;

@@ -349,6 +349,25 @@ class WaitingThatEndsTest(WaitingTest):
         with mock.patch.dict(os.environ, JAX_FLASH_MLA_EMULATOR_THREADS="2"):
             self.assertEqual(self.run_one(body, grid=9, block=1)[0], 9)
 
+    @parameterized.parameters(2, 3, 4)
+    def test_for_its_turn(self, threads):
+        """Blocks write in turn, each waiting for another number: all but one find nothing, again and again."""
+        body = """
+        mov.u32 %r2, %ctaid.x;
+        ROUND:
+        SPIN:
+        ld.acquire.gpu.global.b32 %r1, [%out];
+        setp.ne.u32 %p0, %r1, %r2;
+        @%p0 bra SPIN;
+        add.u32 %r1, %r1, 1;
+        st.release.gpu.global.b32 [%out], %r1;
+        add.u32 %r2, %r2, 5;
+        setp.lt.u32 %p1, %r2, 1000;
+        @%p1 bra ROUND;
+        """
+        with mock.patch.dict(os.environ, JAX_FLASH_MLA_EMULATOR_THREADS=str(threads)):
+            self.assertEqual(self.run_one(body, grid=5, block=1)[0], 1000)
+
     def test_a_counter_that_no_register_keeps(self):
         body = """
         .local .align 4 .b8 mine[4];
