@@ -71,12 +71,12 @@ std::string SharedTile::dump(Cta& cta) const {
   for (uint32_t row = 0; row < rows; ++row) {
     text << "\n";
     for (uint32_t column = 0; column < columns; ++column) {
-      uint32_t address = kReservedShared + offset + (row * columns + column) * type->bytes;
+      uint64_t address = uint64_t{kReservedShared} + offset + (uint64_t{row} * columns + column) * type->bytes;
       address ^= address >> 3 & (swizzle - 16);
-      const uint32_t at = address - kReservedShared;
+      const uint64_t at = address - kReservedShared;
       if (at + type->bytes > cta.shared_bytes()) return text.str() + " (beyond what the CTA has)";
       uint32_t bits = 0;
-      std::memcpy(&bits, cta.shared(at), type->bytes);
+      std::memcpy(&bits, cta.shared(uint32_t(at)), type->bytes);
       text << " " << type->value(bits);
     }
   }

@@ -108,6 +108,13 @@ class DebuggerTest(parameterized.TestCase):
         shown = report[report.index(f"{name}:") :].splitlines()[1].split()
         np.testing.assert_allclose([float(x) for x in shown], values.astype(np.float64), rtol=1e-5)
 
+    @parameterized.parameters((510, 2), (512, 0), (2**32 - 1, 0), (2**32 - 1024, 0))
+    def test_tiles_that_end_outside(self, offset, shown):
+        report = self.report_of(STOP=f"at=looked_at.cu:22 tile={offset}:1:4:u8")
+        row = report[report.index("u8:") :].splitlines()[1]
+        self.assertEndsWith(row, " (beyond what the CTA has)")
+        self.assertLen(row.split("(")[0].split(), shown)
+
     def test_stop_at_the_second_warp_that_comes(self):
         with self.assertRaisesRegex(RuntimeError, "warp [0-7]"):
             self.run_with(STOP="at=looked_at.cu:21 count=8")
