@@ -45,6 +45,7 @@ SOURCES = {
     ],
     "emulator": [
         "machine/arithmetic.cc",
+        "machine/async_stores.cc",
         "machine/atomics.cc",
         "machine/barriers.cc",
         "machine/bulk_copies.cc",
