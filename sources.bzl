@@ -72,6 +72,7 @@ SOURCES = {
         "machine/tensor_copies.cc",
         "machine/tensor_core.cc",
         "machine/tensor_map.cc",
+        "machine/video.cc",
         "machine/warp.cc",
         "machine/warp_wide.cc",
         "machine/wgmma.cc",

@@ -26,7 +26,8 @@ Space take_space(Lowering& lowering) {
 
 // Hints about caches, orders and scopes: memory here is one, and every access is seen by all at once.
 void take_hints(Lowering& lowering, bool& has_policy) {
-  lowering.take_one_of({"weak", "relaxed", "acquire", "release", "volatile", "mmio"});
+  lowering.take("mmio");
+  lowering.take_one_of({"weak", "relaxed", "acquire", "release", "volatile"});
   lowering.take_one_of({"cta", "cluster", "gpu", "sys"});
   lowering.take("nc");
   lowering.take("unified");

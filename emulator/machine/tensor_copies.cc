@@ -3,15 +3,13 @@
 
 #include "emulator/machine/copies.h"
 #include "emulator/machine/machine.h"
+#include "emulator/machine/numerics.h"
 #include "emulator/machine/tensor_map.h"
 
 namespace emulator {
 namespace {
 
 constexpr uint32_t kBoxAlignment = 128;  // in shared memory, whatever the swizzling
-
-// What elements that lie outside of a floating-point tensor become where zeros would not do, in each 16 bits.
-constexpr uint16_t kFillNan = 0x7FF7;
 
 // A box as one lane asks for it.
 struct Box {
@@ -58,7 +56,7 @@ void fill(TensorFill how, std::byte* to, uint32_t bytes) {
     std::memset(to, 0, bytes);
   } else {
     // Elements that are floating-point have 2 bytes at least, and so have pieces of rows.
-    for (uint32_t i = 0; i < bytes; i += sizeof(kFillNan)) std::memcpy(to + i, &kFillNan, sizeof(kFillNan));
+    for (uint32_t i = 0; i < bytes; i += sizeof(kOutsideNan)) std::memcpy(to + i, &kOutsideNan, sizeof(kOutsideNan));
   }
 }
 
