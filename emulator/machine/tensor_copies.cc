@@ -18,10 +18,6 @@ struct Box {
   uint32_t shared = 0;
 };
 
-[[noreturn]] void unknown(const char* what) {
-  throw Fault(FaultCode::kUnknownInstruction, std::string("The emulator does not know tensors ") + what + ".");
-}
-
 // Operands from 0 on: where the box lies in shared memory, the map, coordinates. modes[0]: how many.
 Box box_of(Warp& warp, const Instruction& instruction, int lane) {
   Box box;
@@ -37,6 +33,9 @@ Box box_of(Warp& warp, const Instruction& instruction, int lane) {
   }
   for (int32_t d = 0; d < rank; ++d) box.origin[d] = warp.get<int32_t>(instruction.operands[2 + d], lane);
 
+  const auto unknown = [](const char* what) {
+    throw Fault(FaultCode::kUnknownInstruction, std::string("The emulator does not know tensors ") + what + ".");
+  };
   // Nobody has written this down; an H200 does so.
   if (box.origin[0] * int64_t(box.map.element_bytes()) % 16 != 0) {
     throw Fault(FaultCode::kIllegalInstruction, "The innermost coordinate of a box is " +
@@ -130,7 +129,10 @@ Step load_box(Warp& warp, const Instruction& instruction, Mask mask) {
 
 // What is stored or reduced. Boxes may begin before the tensor where they are loaded; an H200 refuses to store them.
 void need_storable(const Box& box) {
-  if (box.map.type > TensorType::kBF16) unknown("of numbers that would be rounded on their way to them");
+  if (box.map.type > TensorType::kBF16) {
+    throw Fault(FaultCode::kUnknownInstruction,
+                "The emulator loads tensors of float32_ftz and tfloat32, but does not know how they are written.");
+  }
   for (const int32_t coordinate : box.origin) {
     if (coordinate < 0) {
       throw Fault(FaultCode::kIllegalInstruction,

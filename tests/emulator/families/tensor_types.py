@@ -8,7 +8,7 @@ from writing import dump_shared, kernel, rng
 
 from families import Family
 from families.numbers import edges
-from families.tensors import BAR, THREADS, WAIT, blank, loads, numbers, strides_of
+from families.tensors import BAR, THREADS, WAIT, blank, floats, loads, numbers, stores, strides_of
 
 SIZES = {"uint8": 1, "uint16": 2, "float16": 2, "bfloat16": 2, "uint64": 8, "int64": 8, "float64": 8}
 FLOATS = ("float16", "float32", "float64", "bfloat16", "float32_ftz", "tfloat32", "tfloat32_ftz")
@@ -37,6 +37,19 @@ def types() -> Iterator[Family]:
             values = contents(kind, (9 * tensor.strides[0] + 20 * size + 15) // 16 * 16)
             name = f"type.{kind}" + (".nan" if fill else "")
             yield loads(name, tensor, size, [(0, 0), (-3, -2), (11, 6)], values)
+
+
+def written() -> Iterator[Family]:
+    """Boxes of the types that are rounded where they are loaded, on their way back."""
+    refused = "does not know how they are written"
+    for kind in ROUNDED:
+        tensor = TensorMap("data", kind, (20, 10), (80,), (16, 6))
+        pair = contents(kind, 6 * 64), contents(kind, 10 * 80)
+        yield stores(f"store.{kind}", tensor, 4, [(4, 1)], "", pair, refused=refused)
+        for operation in ("add", "min", "max"):
+            name = f"reduce.{operation}.{kind}"
+            pair = floats(rng(name), "float32", 6 * 16), floats(rng(name + " before"), "float32", 10 * 20)
+            yield stores(name, tensor, 4, [(4, 1)], operation, pair, refused=refused)
 
 
 def swizzled_nans() -> Iterator[Family]:
@@ -105,5 +118,6 @@ def replaced() -> Iterator[Family]:
 
 def families() -> Iterator[Family]:
     yield from types()
+    yield from written()
     yield from swizzled_nans()
     yield from replaced()
