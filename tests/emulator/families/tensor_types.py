@@ -39,6 +39,18 @@ def types() -> Iterator[Family]:
             yield loads(name, tensor, size, [(0, 0), (-3, -2), (11, 6)], values)
 
 
+def ties() -> Iterator[Family]:
+    """Numbers just between two of tf32, beside their neighbours: to even, away, or neither."""
+    for kind in ("tfloat32", "tfloat32_ftz"):
+        generator = rng(f"ties {kind}")
+        codes = generator.integers(0, 1 << 19, 160).astype(np.uint32) << 13 | 0x1000
+        codes[1::4] -= 1
+        codes[2::4] += 1
+        codes[:16:4] = (0x00001000, 0x80003000, 0x007FF000, 0x7F7FF000)
+        tensor = TensorMap("data", kind, (16, 10), (64,), (16, 10))
+        yield loads(f"ties.{kind}", tensor, 4, [(0, 0)], codes.view(np.uint8))
+
+
 def written() -> Iterator[Family]:
     """Boxes of the types that are rounded where they are loaded, on their way back."""
     refused = "does not know how they are written"
@@ -118,6 +130,7 @@ def replaced() -> Iterator[Family]:
 
 def families() -> Iterator[Family]:
     yield from types()
+    yield from ties()
     yield from written()
     yield from swizzled_nans()
     yield from replaced()
