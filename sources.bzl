@@ -46,6 +46,7 @@ SOURCES = {
     ],
     "emulator": [
         "machine/arithmetic.cc",
+        "machine/async_stores.cc",
         "machine/atomics.cc",
         "machine/barriers.cc",
         "machine/bulk_copies.cc",
@@ -74,6 +75,7 @@ SOURCES = {
         "machine/tensor_copies.cc",
         "machine/tensor_core.cc",
         "machine/tensor_map.cc",
+        "machine/video.cc",
         "machine/warp.cc",
         "machine/warp_wide.cc",
         "machine/wgmma.cc",

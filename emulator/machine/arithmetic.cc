@@ -14,7 +14,7 @@ namespace emulator {
 namespace {
 
 // Modes of floating-point operations.
-constexpr int kRounding = 0, kFlush = 1, kClamp = 2;
+constexpr int kRounding = 0, kFlush = 1, kClamp = 2, kOutside = 3;
 enum Clamp : int32_t { kNoClamp, kSaturate, kRelu };
 
 template <typename F>
@@ -45,6 +45,12 @@ double exact_or_odd(double a, double b, double c) {
   }
 }
 
+// Whether a number of 16 bits is the NaN that copies fill in for what is outside of a tensor.
+template <typename T>
+bool is_outside(T value) {
+  return value.bits == kOutsideNan;
+}
+
 template <Operation kOperation, typename T>
 T evaluate(const Modes& modes, T a, T b, T c) {
   if constexpr (kIsPair<T>) {
@@ -61,6 +67,7 @@ T evaluate(const Modes& modes, T a, T b, T c) {
       const double exact = exact_or_odd<kOperation>(double(a), double(b), double(c));
       return clamped(modes[kClamp], flush ? flush_rounded(exact, result) : result);
     } else {
+      if (modes[kOutside] && (is_outside(a) || is_outside(b))) return T{0};
       const double exact = exact_or_odd<kOperation>(to_double(a), to_double(b), to_double(c));
       const double value = clamped(modes[kClamp], exact);
       const T result = from_bits<T>(encode(format_of(T{}), value));
@@ -144,6 +151,8 @@ void lower_float(Lowering& lower, Type type) {
     if (modes[kClamp]) lower.unknown("both .sat and .relu");
     modes[kClamp] = kRelu;
   }
+  // Nothing comes of a factor that is outside of a tensor.
+  if (kIsFma && (is_half || is_bfloat) && !modes[kFlush]) modes[kOutside] = lower.take("oob");
   take_operands(lower, bits_of(type), kIsFma ? 3 : 2);
   if (type == Type::kF32 && rounding == Rounding::kNearestEven && modes[kClamp] == kNoClamp) {
     lower.out.run = modes[kFlush] ? nearest<kOperation, true>() : nearest<kOperation, false>();

@@ -1,4 +1,4 @@
-// Operations on memory that nobody comes in between of: atom and red.
+// Operations on memory that nobody comes in between of: atom and red. Dispatches all that begins with `red`.
 #include <algorithm>
 #include <bit>
 #include <cstdint>
@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "emulator/machine/arithmetic_internal.h"
+#include "emulator/machine/copies.h"
 #include "emulator/machine/cta.h"
 #include "emulator/machine/instruction_set.h"
 #include "emulator/machine/machine.h"
@@ -286,7 +287,10 @@ void lower_atomic(Lowering& lower, bool has_result) {
 }
 
 void lower_atom(Lowering& lower) { lower_atomic(lower, true); }
-void lower_red(Lowering& lower) { lower_atomic(lower, false); }
+void lower_red(Lowering& lower) {
+  if (lower.take("async")) return lower_async_reduction(lower);
+  lower_atomic(lower, false);
+}
 
 }  // namespace
 

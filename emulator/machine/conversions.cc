@@ -322,21 +322,30 @@ void lower_pair(Lowering& lower, Type to, Type from, std::string_view rounding_n
   }
 }
 
+// Integers that are only packed may be as short as 2 bits.
+std::optional<IntegerKind> take_packed_kind(Lowering& lower) {
+  const std::string_view shortest = lower.take_one_of({"u2", "s2", "u4", "s4"});
+  if (!shortest.empty()) return IntegerKind{shortest[1] - '0', shortest[0] == 's'};
+  return integer_kind(lower.need_type());
+}
+
 // cvt.pack.sat: two integers into the lower bits, what was in c above them.
 void lower_pack(Lowering& lower) {
+  constexpr int kBits = 0, kIsSigned = 1, kHasRest = 2;
   if (!lower.take("sat")) lower.unknown("without .sat");
-  const Type to = lower.need_type(), from = lower.need_type();
-  const auto kind = integer_kind(to);
+  const auto kind = take_packed_kind(lower);
+  const Type from = lower.need_type();
   if (!kind || kind->bits > 16 || from != Type::kS32) lower.unknown("not between these types");
   const bool has_rest = kind->bits < 16;
   if (has_rest && lower.need_type() != Type::kB32) lower.unknown("not with this type");
   if (lower.count() != (has_rest ? 4 : 3)) lower.unknown("another number of operands");
   lower.destination(0, 32);
   for (int i = 1; i <= (has_rest ? 3 : 2); ++i) lower.source(i, 32);
-  lower.out.modes[kTo] = int32_t(to);
-  lower.out.modes[kFlags] = has_rest;
+  lower.out.modes[kBits] = kind->bits;
+  lower.out.modes[kIsSigned] = kind->is_signed;
+  lower.out.modes[kHasRest] = has_rest;
   lower.out.run = [](Warp& warp, const Instruction& instruction, Mask mask) {
-    const IntegerKind to = *integer_kind(Type(instruction.modes[kTo]));
+    const IntegerKind to = {instruction.modes[kBits], bool(instruction.modes[kIsSigned])};
     const uint32_t used = (1u << to.bits) - 1;
     for_lanes(mask, [&](int lane) {
       uint32_t parts[2];
@@ -345,7 +354,7 @@ void lower_pack(Lowering& lower) {
         parts[i] = uint32_t(integer_to_integer(raw, {32, true}, to, true)) & used;
       }
       uint32_t result = parts[0] << to.bits | parts[1];
-      if (instruction.modes[kFlags]) {
+      if (instruction.modes[kHasRest]) {
         result |= warp.slots32(instruction.operands[3])[lane] << (2 * to.bits);
       }
       warp.put<uint32_t>(instruction.operands[0], lane, result);
@@ -406,9 +415,11 @@ void lower_rounding(Lowering& lower, Type to, Type from, std::string_view name) 
     }
   } else if (is_float(to)) {
     const bool is_exact = is_float(from) && bits_of(to) > bits_of(from);
+    // Rounded to nearest where nothing is said.
+    const bool between_halves = is_float(from) && bits_of(to) == 16 && bits_of(from) == 16;
     if (to_float_rounding) {
       modes[kRounding] = int32_t(*to_float_rounding);
-    } else if (!name.empty() || !is_exact) {
+    } else if (!name.empty() || !(is_exact || between_halves)) {
       lower.unknown("not with this rounding");
     }
   } else if (!name.empty()) {

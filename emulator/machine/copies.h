@@ -17,6 +17,8 @@ void lower_bulk_reduction(Lowering& l);    // cp.reduce.async.bulk
 void lower_tensor_copy(Lowering& l);       // cp.async.bulk.tensor
 void lower_tensor_prefetch(Lowering& l);   // cp.async.bulk.prefetch.tensor
 void lower_tensor_reduction(Lowering& l);  // cp.reduce.async.bulk.tensor
+void lower_async_store(Lowering& l);       // st.async
+void lower_async_reduction(Lowering& l);   // red.async
 
 // Unknown unless the instruction has so many operands.
 void need_operands(Lowering& l, size_t count);

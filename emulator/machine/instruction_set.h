@@ -125,6 +125,7 @@ void add_barriers(InstructionSet&);
 void add_mbarriers(InstructionSet&);
 void add_copies(InstructionSet&);
 void add_tensor_copies(InstructionSet&);
+void add_video(InstructionSet&);
 void add_wgmma(InstructionSet&);
 
 }  // namespace emulator

@@ -1,6 +1,7 @@
-// Loads and stores of registers: ld, ldu, st, st.async.
+// Loads and stores of registers: ld, ldu, st.
 #include <cstring>
 
+#include "emulator/machine/copies.h"
 #include "emulator/machine/cta.h"
 #include "emulator/machine/instruction_set.h"
 
@@ -25,7 +26,8 @@ Space take_space(Lowering& lowering) {
 
 // Hints about caches, orders and scopes: memory here is one, and every access is seen by all at once.
 void take_hints(Lowering& lowering, bool& has_policy) {
-  lowering.take_one_of({"weak", "relaxed", "acquire", "release", "volatile", "mmio"});
+  lowering.take("mmio");
+  lowering.take_one_of({"weak", "relaxed", "acquire", "release", "volatile"});
   lowering.take_one_of({"cta", "cluster", "gpu", "sys"});
   lowering.take("nc");
   lowering.take("unified");
@@ -127,43 +129,8 @@ void lower_ld(Lowering& lowering) {
   lowering.out.run = load;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// st.async: the store is done later, and told to a barrier beside its target.
-
-Step store_async(Warp& warp, const Instruction& instruction, Mask mask) {
-  const int elements = instruction.modes[kElements], each = instruction.modes[kElementBytes];
-  const size_t bytes = size_t(elements) * size_t(each);
-  Cluster& cluster = warp.cta().cluster();
-  for_lanes(mask, [&](int lane) {
-    std::vector<std::byte> values(bytes);
-    for (int i = 0; i < elements; ++i) {
-      std::memcpy(&values[size_t(i * each)], warp.bytes(instruction.operands[2 + i], lane), size_t(each));
-    }
-    const uint64_t address = warp.address(instruction.operands[0], lane) & ~kWindowMask;
-    const uint64_t barrier = warp.address(instruction.operands[1], lane) & ~kWindowMask;
-    warp.cta().issue([&cluster, values, address, barrier] {
-      std::memcpy(cluster.shared(address, values.size(), Access::kWrite, values.size()), values.data(), values.size());
-      cluster.complete_transaction(barrier, int64_t(values.size()));
-    });
-  });
-  return Step::kNext;
-}
-
-void lower_st_async(Lowering& lowering) {
-  lowering.take("weak");
-  if (!lowering.take("shared::cluster")) lowering.unknown("its target is not in shared memory of the cluster");
-  if (!lowering.take("mbarrier::complete_tx::bytes")) lowering.unknown("it has no completion");
-  lowering.out.modes[kElements] = take_elements(lowering);
-  const int bits = bits_of(lowering.need_type());
-  lowering.out.modes[kElementBytes] = bits / 8;
-  lowering.address(0);
-  lowering.address(2);
-  take_values(lowering, 1, bits, false);
-  lowering.out.run = store_async;
-}
-
 void lower_st(Lowering& lowering) {
-  if (lowering.take("async")) return lower_st_async(lowering);
+  if (lowering.take("async")) return lower_async_store(lowering);
   bool has_policy = false;
   lowering.out.modes[kSpaceMode] = int32_t(take_space(lowering));
   take_hints(lowering, has_policy);

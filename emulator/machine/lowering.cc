@@ -35,6 +35,13 @@ std::vector<std::byte> broadcast(Slot value) {
   return bank;
 }
 
+// Of a special register where an instruction wants so many.
+int special_bits(const std::string& name, int wanted) {
+  if (name == "%is_explicit_cluster") return 1;
+  if (name == "%gridid") return wanted;
+  return name == "%current_graph_exec" ? 64 : 32;
+}
+
 // The one that fits, or a new one; where it is in the frame's registers.
 uint32_t hidden_register(Function& function, Hidden::Kind kind, uint64_t value, const std::string& name, int16_t bits) {
   for (const Hidden& known : function.hidden) {
@@ -151,7 +158,7 @@ Operand Lowering::lower(const ptx::Operand& operand, int bits) {
   const auto hidden = [&](Hidden::Kind kind, uint64_t value, const std::string& name) {
     int width = 64;
     if (kind == Hidden::Kind::kShared || kind == Hidden::Kind::kLocal) width = bits == 32 ? 32 : 64;
-    if (kind == Hidden::Kind::kSpecial) width = name == "%is_explicit_cluster" ? 1 : 32;
+    if (kind == Hidden::Kind::kSpecial) width = special_bits(name, bits);
     out.bits = int16_t(width);
     out.offset = hidden_register(function_, kind, value, name, out.bits);
   };

@@ -19,6 +19,7 @@ struct Launch {
   const Function* kernel = nullptr;
   Dim3 grid, block, cluster;
   bool has_cluster = false;  // the launch or the kernel names the cluster's size
+  bool cooperative = false;
   uint32_t dynamic_shared = 0;
   std::vector<std::byte> parameters;  // laid out as the kernel's
   int num_sms = 132;
@@ -35,6 +36,7 @@ struct Grid {
   const Launch& launch;
   Memory& memory;
   std::byte* parameters;         // where kernels see them
+  uint64_t workspace = 0;        // of a cooperative launch: the address that %envreg1 and %envreg2 tell
   Debugger* debugger = nullptr;  // null where nobody looks
 };
 

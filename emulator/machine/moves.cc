@@ -1,4 +1,5 @@
 // Moves between registers, and between the forms of an address.
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 
@@ -103,12 +104,13 @@ void lower_mov(Lowering& lowering) {
   const int bits = bits_of(type);
   if (from.kind == Kind::kVector || lowering.operand(0).kind == Kind::kVector) return lower_vector_move(lowering, bits);
   if (from.kind == Kind::kSpecial && !is_constant_special(from.name)) {
-    if (from.name != "%clock" && from.name != "%clock64" && from.name != "%clock_hi" && from.name != "%globaltimer" &&
-        from.name != "%globaltimer_lo") {
+    constexpr std::string_view kWholeOrLow[] = {"%clock", "%clock64", "%globaltimer", "%globaltimer_lo"};
+    const bool is_high = from.name == "%clock_hi" || from.name == "%globaltimer_hi";
+    if (!is_high && std::find(std::begin(kWholeOrLow), std::end(kWholeOrLow), from.name) == std::end(kWholeOrLow)) {
       lowering.unknown("of " + from.name);
     }
     lowering.destination_any(0);
-    lowering.out.modes[0] = from.name == "%clock_hi" ? 32 : 0;
+    lowering.out.modes[0] = is_high ? 32 : 0;
     lowering.out.run = read_clock;
     return;
   }

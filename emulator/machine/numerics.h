@@ -23,6 +23,8 @@ struct Pair {
 
 inline constexpr uint32_t kNan32 = 0x7FFFFFFF;
 inline constexpr uint16_t kNan16 = 0x7FFF;  // of Half and of Bfloat
+// What copies of tensors fill in, of 16 bits, where zeros would not do; fma.oob knows it again.
+inline constexpr uint16_t kOutsideNan = 0x7FF7;
 inline constexpr uint64_t kNan64 = 0xFFF8000000000000;
 
 // --- Any format of at most 32 bits, by way of double, which holds all of their values

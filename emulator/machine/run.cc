@@ -218,8 +218,15 @@ std::optional<Report> run(const Launch& launch, Memory& memory) {
     memory.add(begin, variable->size, true, variable->space == ptx::Space::kConst, variable->name);
   }
 
+  // By which blocks wait for the whole grid, as cooperative groups know it from the driver: how many bytes it has, and a
+  // word that all of them change.
+  alignas(16) uint32_t workspace[2] = {sizeof(workspace), 0};
+  if (launch.cooperative) {
+    memory.add(workspace, sizeof(workspace), true, false, "the workspace of the cooperative grid");
+  }
+
   const std::unique_ptr<Debugger> debugger = Debugger::from_environment();
-  Grid grid{launch, memory, parameters, debugger.get()};
+  Grid grid{launch, memory, parameters, launch.cooperative ? reinterpret_cast<uint64_t>(workspace) : 0, debugger.get()};
   Schedule schedule(grid);
   const uint64_t clusters = launch.grid.count() / launch.cluster.count();
   std::vector<std::thread> threads;
@@ -228,6 +235,7 @@ std::optional<Report> run(const Launch& launch, Memory& memory) {
   for (std::thread& thread : threads) thread.join();
 
   memory.remove(parameters);
+  memory.remove(workspace);
   for (const auto& [variable, begin] : launch.kernel->module->globals) memory.remove(begin);
   return schedule.report();
 }

@@ -3,15 +3,13 @@
 
 #include "emulator/machine/copies.h"
 #include "emulator/machine/machine.h"
+#include "emulator/machine/numerics.h"
 #include "emulator/machine/tensor_map.h"
 
 namespace emulator {
 namespace {
 
 constexpr uint32_t kBoxAlignment = 128;  // in shared memory, whatever the swizzling
-
-// What elements that lie outside of a floating-point tensor become where zeros would not do, in each 16 bits.
-constexpr uint16_t kFillNan = 0x7FF7;
 
 // A box as one lane asks for it.
 struct Box {
@@ -46,7 +44,6 @@ Box box_of(Warp& warp, const Instruction& instruction, int lane) {
   }
   if (box.map.interleave != TensorInterleave::kNone) unknown("that are interleaved");
   if (box.map.swizzle > TensorSwizzle::k128) unknown("swizzled in chunks of more than 16 bytes");
-  if (box.map.type > TensorType::kBF16) unknown("of numbers that are rounded on their way");
   return box;
 }
 
@@ -58,7 +55,22 @@ void fill(TensorFill how, std::byte* to, uint32_t bytes) {
     std::memset(to, 0, bytes);
   } else {
     // Elements that are floating-point have 2 bytes at least, and so have pieces of rows.
-    for (uint32_t i = 0; i < bytes; i += sizeof(kFillNan)) std::memcpy(to + i, &kFillNan, sizeof(kFillNan));
+    for (uint32_t i = 0; i < bytes; i += sizeof(kOutsideNan)) std::memcpy(to + i, &kOutsideNan, sizeof(kOutsideNan));
+  }
+}
+
+// Copies elements as the tensor's type has them. Those of float32_ftz stay as they are, and what is subnormal stays so in
+// tfloat32_ftz too: an H200 flushes nothing.
+void copy_elements(TensorType type, std::byte* to, const std::byte* from, uint32_t bytes) {
+  if (type != TensorType::kTF32 && type != TensorType::kTF32Ftz) {
+    std::memcpy(to, from, bytes);
+    return;
+  }
+  for (uint32_t i = 0; i < bytes; i += sizeof(float)) {
+    float value;
+    std::memcpy(&value, from + i, sizeof(value));
+    const uint32_t rounded = encode(kTf32Format, value) << 13;
+    std::memcpy(to + i, &rounded, sizeof(rounded));
   }
 }
 
@@ -83,7 +95,7 @@ void load(Cta& cta, const Box& box, uint32_t destination) {
     if (row.begin < row.end) {
       const std::byte* const source = global_bytes(cta, row.global, row.end - row.begin, Access::kRead, &last);
       for_pieces(map, row, row.begin, row.end, [&](uint32_t byte, uint32_t address, uint32_t bytes) {
-        std::memcpy(place(address, bytes), source + (byte - row.begin), bytes);
+        copy_elements(map.type, place(address, bytes), source + (byte - row.begin), bytes);
       });
     }
     for_pieces(map, row, row.end, row_bytes, outside);
@@ -115,8 +127,12 @@ Step load_box(Warp& warp, const Instruction& instruction, Mask mask) {
 // ---------------------------------------------------------------------------------------------------------------------
 // From shared into global memory
 
-// Boxes may begin before the tensor where they are loaded; an H200 refuses to store them.
-void need_no_negative_coordinate(const Box& box) {
+// What is stored or reduced. Boxes may begin before the tensor where they are loaded; an H200 refuses to store them.
+void need_storable(const Box& box) {
+  if (box.map.type > TensorType::kBF16) {
+    throw Fault(FaultCode::kUnknownInstruction,
+                "The emulator loads tensors of float32_ftz and tfloat32, but does not know how they are written.");
+  }
   for (const int32_t coordinate : box.origin) {
     if (coordinate < 0) {
       throw Fault(FaultCode::kIllegalInstruction,
@@ -146,7 +162,7 @@ Step store_box(Warp& warp, const Instruction& instruction, Mask mask) {
   for_lanes(mask, [&](int lane) {
     const Box box = box_of(warp, instruction, lane);
     need_own(cta, box.shared);
-    need_no_negative_coordinate(box);
+    need_storable(box);
     cta.issue([&cta, box] {
       for_inside(cta, box, Access::kWrite, [](std::byte* global, const std::byte* shared, uint32_t bytes) {
         std::memcpy(global, shared, bytes);
@@ -189,12 +205,12 @@ Step reduce_box(Warp& warp, const Instruction& instruction, Mask mask) {
   for_lanes(mask, [&](int lane) {
     const Box box = box_of(warp, instruction, lane);
     need_own(cta, box.shared);
+    need_storable(box);
     const auto type = reduced_type(box.map.type, reduction);
     if (!type) {
       throw Fault(FaultCode::kIllegalInstruction,
                   "The reduction does not exist for the type of the tensor's elements.");
     }
-    need_no_negative_coordinate(box);
     cta.issue([&cta, box, reduction, type] {
       for_inside(cta, box, Access::kAtomic, [&](std::byte* global, const std::byte* shared, uint32_t bytes) {
         reduce(global, shared, bytes, reduction, *type, true);
@@ -210,6 +226,12 @@ Step reduce_box(Warp& warp, const Instruction& instruction, Mask mask) {
 int32_t take_rank(Lowering& l) {
   const std::string_view name = l.need_one_of({"1d", "2d", "3d", "4d", "5d"});
   return name[0] - '0';
+}
+
+// The mode, which goes without saying.
+void take_tile(Lowering& l) {
+  if (!l.take_one_of({"im2col", "im2col_no_offs"}).empty()) l.unknown("it copies in im2col mode");
+  l.take("tile");
 }
 
 // An operand [map, {coordinates}]: the address and the coordinates.
@@ -232,7 +254,7 @@ void lower_map(Lowering& l, int i, int32_t rank) {
 
 // What stores and reductions share: [map, {coordinates}], [shared].
 void lower_to_global(Lowering& l, int32_t rank) {
-  l.take("tile");
+  take_tile(l);
   const bool has_policy = l.take("L2::cache_hint");
   if (!l.take("bulk_group")) l.unknown("it is not .bulk_group");
   need_operands(l, 2 + has_policy);
@@ -256,7 +278,7 @@ void lower_tensor_copy(Lowering& l) {
   if ((!own && destination != "shared::cluster") || source != "global") {
     l.unknown("it copies from ." + std::string(source) + " to ." + std::string(destination));
   }
-  l.take("tile");
+  take_tile(l);
   if (!l.take("mbarrier::complete_tx::bytes")) l.unknown("it does not complete on an mbarrier");
   const bool multicast = !own && l.take("multicast::cluster");
   const bool has_policy = l.take("L2::cache_hint");
@@ -283,7 +305,7 @@ void lower_tensor_reduction(Lowering& l) {
 void lower_tensor_prefetch(Lowering& l) {
   const int32_t rank = take_rank(l);
   if (!l.take("L2") || !l.take("global")) l.unknown("it is not .L2.global");
-  l.take("tile");
+  take_tile(l);
   need_operands(l, l.take("L2::cache_hint") ? 2 : 1);
   lower_map(l, 0, rank);
   l.out.run = do_nothing;

@@ -127,6 +127,13 @@ constexpr std::string_view kScalars[] = {"%laneid",
                                          "%gridid",
                                          "%dynamic_smem_size",
                                          "%total_smem_size",
+                                         "%aggr_smem_size",
+                                         "%reserved_smem_offset_begin",
+                                         "%reserved_smem_offset_end",
+                                         "%reserved_smem_offset_cap",
+                                         "%envreg1",
+                                         "%envreg2",
+                                         "%current_graph_exec",
                                          "%is_explicit_cluster"};
 
 }  // namespace
@@ -178,9 +185,15 @@ uint64_t Warp::special(const std::string& name, int lane) const {
   if (is("%gridid")) return 1;
   if (is("%is_explicit_cluster")) return launch.has_cluster;
   if (is("%dynamic_smem_size")) return launch.dynamic_shared;
-  if (is("%total_smem_size"))
-    return (cta_.shared_bytes() + kSharedGranularity - 1) / kSharedGranularity * kSharedGranularity;
-  std::abort();  // is_constant_special has it, this has not
+  const uint64_t shared = (cta_.shared_bytes() + kSharedGranularity - 1) / kSharedGranularity * kSharedGranularity;
+  if (is("%total_smem_size")) return shared;
+  if (is("%aggr_smem_size")) return shared + kReservedShared;
+  if (is("%reserved_smem_offset_begin")) return 0;
+  if (is("%reserved_smem_offset_end") || is("%reserved_smem_offset_cap")) return kReservedShared;
+  if (is("%envreg1")) return cta_.grid().workspace >> 32;
+  if (is("%envreg2")) return uint32_t(cta_.grid().workspace);
+  if (is("%current_graph_exec")) return 0;  // nothing here is launched by a graph
+  std::abort();                             // is_constant_special has it, this has not
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -101,6 +101,7 @@ cudaError_t launch(const void* symbol, Shape shape, void** arguments, bool unsee
   launch.block = shape.block;
   launch.cluster = shape.cluster;
   launch.has_cluster = shape.has_cluster;
+  launch.cooperative = shape.cooperative;
   launch.dynamic_shared = uint32_t(shape.dynamic_shared);
   launch.parameters = gather_parameters(*kernel->function, arguments);
   launch.num_sms = num_sms();

@@ -2,12 +2,14 @@
 // which is where the expectations come from:
 //
 //   nvcc -std=c++20 -I. -gencode arch=compute_90a,code=sm_90a emulator/runtime/launch_test.cu && ./a.out
+#include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <initializer_list>
@@ -73,14 +75,39 @@ __global__ void parameters(int* out, char, Mixed, short, long long) { out[0] = 1
 
 __global__ void halve(float* values) { values[threadIdx.x] *= 0.5f; }
 
+// Rounds of sums with the block behind, in turn from one half of the numbers into the other.
+__global__ void sum_in_rounds(int* numbers, int rounds) {
+  const auto grid = cooperative_groups::this_grid();
+  const unsigned all = unsigned(grid.size()), own = unsigned(grid.thread_rank());
+  for (int round = 0; round < rounds; ++round) {
+    const int* const from = numbers + (round % 2 ? all : 0);
+    int* const to = numbers + (round % 2 ? 0 : all);
+    to[own] = from[own] + from[(own + blockDim.x) % all];
+    grid.sync();
+  }
+}
+
+__global__ void may_wait_for_grid(int* out) { out[0] = cooperative_groups::this_grid().is_valid(); }
+
+// The second may begin when all blocks of the first have said so, and waits for what they write afterwards.
+__global__ void first_of_two(int* out) {
+  cudaTriggerProgrammaticLaunchCompletion();
+  out[blockIdx.x * blockDim.x + threadIdx.x] = int(blockIdx.x * 100 + threadIdx.x);
+}
+
+__global__ void second_of_two(int* out) {
+  const unsigned all = gridDim.x * blockDim.x, own = blockIdx.x * blockDim.x + threadIdx.x;
+  cudaGridDependencySynchronize();
+  out[all + own] = 2 * out[all - 1 - own];
+}
+
 void no_kernel(int*) {}
 
 using Kernel = void (*)(int*);
 using Attributes = std::initializer_list<cudaLaunchAttribute>;
 
-cudaError_t launch(Kernel kernel, dim3 grid, dim3 block, size_t dynamic_shared = 0, Attributes attributes = {}) {
-  int* nothing = nullptr;
-  void* arguments[] = {&nothing};
+cudaError_t submit(Kernel kernel, int* out, dim3 grid, dim3 block, size_t dynamic_shared, Attributes attributes) {
+  void* arguments[] = {&out};
   std::vector<cudaLaunchAttribute> list(attributes);
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
@@ -88,7 +115,11 @@ cudaError_t launch(Kernel kernel, dim3 grid, dim3 block, size_t dynamic_shared =
   config.dynamicSmemBytes = dynamic_shared;
   config.attrs = list.data();
   config.numAttrs = unsigned(list.size());
-  const cudaError_t error = cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments);
+  return cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments);
+}
+
+cudaError_t launch(Kernel kernel, dim3 grid, dim3 block, size_t dynamic_shared = 0, Attributes attributes = {}) {
+  const cudaError_t error = submit(kernel, nullptr, grid, block, dynamic_shared, attributes);
   const cudaError_t later = cudaDeviceSynchronize();
   return error != cudaSuccess ? error : later;
 }
@@ -274,6 +305,60 @@ void test_cooperative() {
          launch(bounded_cluster, 100000, 128, 0, {attribute(cudaLaunchAttributeCooperative, 1), cluster(2)}));
 }
 
+void test_waiting_for_the_grid() {
+  constexpr int kThreads = 64, kRounds = 5;
+  int sms = 0;
+  OK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
+  const auto kernel = reinterpret_cast<const void*>(sum_in_rounds);
+  const size_t all = size_t(sms) * 2 * kThreads;
+  std::vector<int> expected(all), sums(all), got(2 * all);
+  int* numbers = nullptr;
+  OK(cudaMalloc(&numbers, got.size() * sizeof(int)));
+  for (const unsigned blocks_of_a_cluster : {1u, 2u}) {
+    for (size_t i = 0; i < all; ++i) expected[i] = int(i * i % 101);
+    OK(cudaMemcpy(numbers, expected.data(), all * sizeof(int), cudaMemcpyHostToDevice));
+    for (int round = 0; round < kRounds; ++round) {
+      for (size_t i = 0; i < all; ++i) sums[i] = expected[i] + expected[(i + kThreads) % all];
+      std::swap(expected, sums);
+    }
+    int rounds = kRounds;
+    void* arguments[] = {&numbers, &rounds};
+    cudaLaunchAttribute list[] = {attribute(cudaLaunchAttributeCooperative, 1), cluster(blocks_of_a_cluster)};
+    cudaLaunchConfig_t config = {};
+    config.gridDim = unsigned(sms) * 2;
+    config.blockDim = kThreads;
+    config.attrs = list;
+    config.numAttrs = 2;
+    OK(cudaLaunchKernelExC(&config, kernel, arguments));
+    OK(cudaMemcpy(got.data(), numbers, got.size() * sizeof(int), cudaMemcpyDeviceToHost));
+    CHECK(std::equal(expected.begin(), expected.end(), got.begin() + (kRounds % 2 ? ptrdiff_t(all) : 0)));
+  }
+  int valid[2] = {};
+  void* arguments[] = {&numbers};
+  OK(cudaLaunchCooperativeKernel(may_wait_for_grid, 1, 1, arguments, 0, nullptr));
+  OK(cudaMemcpy(&valid[0], numbers, sizeof(int), cudaMemcpyDeviceToHost));
+  OK(submit(may_wait_for_grid, numbers, 1, 1, 0, {}));
+  OK(cudaMemcpy(&valid[1], numbers, sizeof(int), cudaMemcpyDeviceToHost));
+  CHECK(valid[0] == 1 && valid[1] == 0);
+  OK(cudaFree(numbers));
+}
+
+void test_dependent_launches() {
+  constexpr unsigned kBlocks = 6, kThreads = 96, kAll = kBlocks * kThreads;
+  std::vector<int> got(2 * kAll);
+  int* numbers = nullptr;
+  OK(cudaMalloc(&numbers, got.size() * sizeof(int)));
+  OK(submit(first_of_two, numbers, kBlocks, kThreads, 0, {}));
+  const cudaLaunchAttribute early = attribute(cudaLaunchAttributeProgrammaticStreamSerialization, 1);
+  OK(submit(second_of_two, numbers, kBlocks, kThreads, 0, {early}));
+  OK(cudaMemcpy(got.data(), numbers, got.size() * sizeof(int), cudaMemcpyDeviceToHost));
+  const auto first = [](unsigned i) { return int(i / kThreads * 100 + i % kThreads); };
+  bool right = true;
+  for (unsigned i = 0; i < kAll; ++i) right &= got[i] == first(i) && got[kAll + i] == 2 * first(kAll - 1 - i);
+  CHECK(right);
+  OK(cudaFree(numbers));
+}
+
 void test_occupancy() {
   const auto blocks = [](Kernel kernel, int threads, size_t dynamic_shared) {
     int count = -1;
@@ -345,6 +430,8 @@ int main() {
   test_clusters();
   test_launch_attributes();
   test_cooperative();
+  test_waiting_for_the_grid();
+  test_dependent_launches();
   test_occupancy();
   test_arithmetic_of_the_host();
   return emulator::runtime::verdict();

@@ -177,6 +177,13 @@ class FaultTest(parameterized.TestCase):
             *("wmma", "wmma.load.c.sync.aligned.m16n16k16.global.row.f16 {%r0, %r1, %r2, %r3}, [%a];"),
             *("does not know 'wmma.load.c.sync.aligned.m16n16k16.global.row.f16' (line ", "wmma"),
         ),
+        (
+            "im2col",
+            "cp.async.bulk.tensor.3d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes "
+            "[%r0], [%d0, {%r1, %r2, %r3}], [%r4], {%h0};",
+            "it copies in im2col mode",
+            "cp.async.bulk.tensor.3d",
+        ),
         ("form", "mad.hi.sat.u32 %r0, %r1, %r2, %r3;", "does not know 'mad.hi.sat.u32'", "mad.hi.sat.u32"),
         (
             "shape",

@@ -15,6 +15,7 @@ GROUPS = (
     *("arithmetic", "floats", "comparisons", "conversions", "approximations", "memory", "clusters", "tensors"),
     *("wgmma", "wgmma_layouts", "mma", "matrix_moves", "mbarriers", "barriers", "warps"),
     *("control", "atomics", "copies", "bulk_copies", "tensor_types", "machine"),
+    *("async_stores", "rarities"),
 )
 
 INTEGER_OF = {2: np.int16, 4: np.int32, 8: np.int64}

@@ -8,7 +8,7 @@ from writing import dump_shared, kernel, rng
 
 from families import Family
 from families.numbers import edges
-from families.tensors import BAR, THREADS, WAIT, blank, loads, numbers, strides_of
+from families.tensors import BAR, THREADS, WAIT, blank, floats, loads, numbers, stores, strides_of
 
 SIZES = {"uint8": 1, "uint16": 2, "float16": 2, "bfloat16": 2, "uint64": 8, "int64": 8, "float64": 8}
 FLOATS = ("float16", "float32", "float64", "bfloat16", "float32_ftz", "tfloat32", "tfloat32_ftz")
@@ -35,9 +35,33 @@ def types() -> Iterator[Family]:
         for fill in (0, 1) if kind in FLOATS else (0,):
             tensor = TensorMap("data", kind, dims, strides_of(dims, size), box, fill=fill)
             values = contents(kind, (9 * tensor.strides[0] + 20 * size + 15) // 16 * 16)
-            refused = "rounded on their way" if kind in ROUNDED else ""
             name = f"type.{kind}" + (".nan" if fill else "")
-            yield loads(name, tensor, size, [(0, 0), (-3, -2), (11, 6)], values, refused=refused)
+            yield loads(name, tensor, size, [(0, 0), (-3, -2), (11, 6)], values)
+
+
+def ties() -> Iterator[Family]:
+    """Numbers just between two of tf32, beside their neighbours: to even, away, or neither."""
+    for kind in ("tfloat32", "tfloat32_ftz"):
+        generator = rng(f"ties {kind}")
+        codes = generator.integers(0, 1 << 19, 160).astype(np.uint32) << 13 | 0x1000
+        codes[1::4] -= 1
+        codes[2::4] += 1
+        codes[:16:4] = (0x00001000, 0x80003000, 0x007FF000, 0x7F7FF000)
+        tensor = TensorMap("data", kind, (16, 10), (64,), (16, 10))
+        yield loads(f"ties.{kind}", tensor, 4, [(0, 0)], codes.view(np.uint8))
+
+
+def written() -> Iterator[Family]:
+    """Boxes of the types that are rounded where they are loaded, on their way back."""
+    refused = "does not know how they are written"
+    for kind in ROUNDED:
+        tensor = TensorMap("data", kind, (20, 10), (80,), (16, 6))
+        pair = contents(kind, 6 * 64), contents(kind, 10 * 80)
+        yield stores(f"store.{kind}", tensor, 4, [(4, 1)], "", pair, refused=refused)
+        for operation in ("add", "min", "max"):
+            name = f"reduce.{operation}.{kind}"
+            pair = floats(rng(name), "float32", 6 * 16), floats(rng(name + " before"), "float32", 10 * 20)
+            yield stores(name, tensor, 4, [(4, 1)], operation, pair, refused=refused)
 
 
 def swizzled_nans() -> Iterator[Family]:
@@ -106,5 +130,7 @@ def replaced() -> Iterator[Family]:
 
 def families() -> Iterator[Family]:
     yield from types()
+    yield from ties()
+    yield from written()
     yield from swizzled_nans()
     yield from replaced()
