@@ -13,7 +13,7 @@ from devices import Kernel
 
 GROUPS = (
     *("arithmetic", "floats", "comparisons", "conversions", "approximations", "memory", "clusters", "tensors"),
-    *("wgmma", "wgmma_layouts", "mma", "matrix_moves", "mbarriers", "barriers", "warps"),
+    *("wgmma", "wgmma_layouts", "wgmma_widths", "mma", "matrix_moves", "mbarriers", "barriers", "warps"),
     *("control", "atomics", "copies", "bulk_copies", "tensor_types", "machine"),
 )
 
