@@ -12,9 +12,20 @@ import numpy as np
 from devices import Kernel
 
 GROUPS = (
-    *("arithmetic", "floats", "comparisons", "conversions", "approximations", "memory", "clusters", "tensors"),
+    *(
+        "arithmetic",
+        "floats",
+        "comparisons",
+        "conversions",
+        "conversion_flags",
+        "approximations",
+        "memory",
+        "wide_memory",
+        "clusters",
+        "tensors",
+    ),
     *("wgmma", "wgmma_layouts", "wgmma_widths", "mma", "matrix_moves", "mbarriers", "barriers", "warps"),
-    *("control", "atomics", "copies", "bulk_copies", "tensor_types", "machine"),
+    *("control", "atomics", "reductions", "copies", "bulk_copies", "tensor_types", "machine"),
 )
 
 INTEGER_OF = {2: np.int16, 4: np.int32, 8: np.int64}
