@@ -79,16 +79,17 @@ class RecordTest(absltest.TestCase):
         return {name: Recordings(folder).source(GROUP, name)["card"] for name in names}
 
     def test_only_what_is_missing(self):
+        self.run_it()  # families that nobody has recorded yet
         before = self.cards(self.folder)
         missing = [name for name in NAMES if name in before and name not in (FAILS, SPOILS)][:2]
+        self.known = self.data(self.folder)
         self.forget(*missing)
         output = self.folder / "output"
         self.assertIsNone(self.run_it("--output", str(output)))
         self.assertCountEqual([path.name for path in output.iterdir()], [f"{GROUP}.npz", "record.json"])
         got = self.data(output)
-        self.assertCountEqual(got, self.known)
-        for key, array in got.items():
-            np.testing.assert_array_equal(array.view(np.uint8).reshape(-1), self.known[key].reshape(-1), key)
+        for key, array in self.known.items():
+            np.testing.assert_array_equal(got[key].view(np.uint8).reshape(-1), array.reshape(-1), key)
         self.assertEqual(self.cards(output), before | dict.fromkeys(missing, CARD["card"]))
         # All of the data again: the earlier recording has nothing left in this group.
         self.assertIsNone(self.run_it("--only", *[name for name in NAMES if name not in (FAILS, SPOILS)]))

@@ -12,20 +12,10 @@ import numpy as np
 from devices import Kernel
 
 GROUPS = (
-    *(
-        "arithmetic",
-        "floats",
-        "comparisons",
-        "conversions",
-        "conversion_flags",
-        "approximations",
-        "memory",
-        "wide_memory",
-        "clusters",
-        "tensors",
-    ),
-    *("wgmma", "wgmma_layouts", "wgmma_widths", "mma", "matrix_moves", "mbarriers", "barriers", "warps"),
-    *("control", "atomics", "reductions", "copies", "bulk_copies", "tensor_types", "machine"),
+    *("arithmetic", "floats", "comparisons", "conversions", "conversion_flags", "approximations"),
+    *("memory", "wide_memory", "clusters", "tensors", "tensor_types", "tensor_forms", "copies", "bulk_copies"),
+    *("wgmma", "wgmma_layouts", "wgmma_widths", "mma", "matrix_moves"),
+    *("mbarriers", "mbarrier_forms", "barriers", "warps", "control", "atomics", "reductions", "machine"),
 )
 
 INTEGER_OF = {2: np.int16, 4: np.int32, 8: np.int64}
