@@ -92,17 +92,21 @@ NUMBERS = ", ".join(str(number) for number in rng("constants").integers(0, 256, 
 TABLE = f".const .align 16 .b8 table[256] = {{{NUMBERS}}};\n"
 
 
+def vectors(bits: int, pre: str) -> Iterator[tuple[int, str, str]]:
+    """Of elements in registers with this prefix: how many, the operand, and the modifier. 16 bytes are the most."""
+    yield 1, f"{pre}0", ""
+    for elements in (2, 4):
+        if bits * elements <= 128:
+            yield elements, vector(pre, 0, elements), f".v{elements}"
+
+
 def constants() -> Iterator[Family]:
     """Vectors of all types, from places that depend on the thread."""
     for kind in ("u8", "s8", "u16", "s16", "b32", "u64"):
-        for elements in (1, 2, 4):
-            bits = int(kind[1:])
+        bits = int(kind[1:])
+        pre = register(bits)
+        for elements, operand, suffix in vectors(bits, pre):
             size = bits // 8 * elements
-            if size > 16:
-                continue
-            pre = register(bits)
-            operand = vector(pre, 0, elements) if elements > 1 else f"{pre}0"
-            suffix = f".v{elements}" if elements > 1 else ""
             body = [f"rem.u32 %r50, %thread, {256 // size};", "mov.u64 %d50, table;"]
             body += [f"mad.wide.u32 %d50, %r50, {size}, %d50;", f"ld.const{suffix}.{kind} {operand}, [%d50];"]
             body.append(f"mad.wide.u32 %d51, %thread, {8 * elements}, %out;")
@@ -116,14 +120,8 @@ def constants() -> Iterator[Family]:
 def remote() -> Iterator[Family]:
     """Vectors to the next CTA of four, read back there, and from the one after that; by both kinds of addresses."""
     for bits in (8, 16, 32, 64, 128):
-        for elements in (1, 2, 4):
+        for elements, operand, suffix in vectors(bits, "%q" if bits == 128 else register(bits)):
             size = bits // 8 * elements
-            if size > 16:
-                continue
-            pre = "%q" if bits == 128 else register(bits)
-            names = [f"{pre}{i}" for i in range(elements)]
-            operand = vector(pre, 0, elements) if elements > 1 else names[0]
-            suffix = f".v{elements}" if elements > 1 else ""
             kind = "u8" if bits == 8 else f"b{bits}"
             load, store = (f"{name}{{}}{suffix}.{kind}" for name in ("ld", "st"))
             body = f"""
@@ -166,13 +164,9 @@ def asynchronous() -> Iterator[Family]:
     """st.async of all types and widths into the other CTA, which waits for its bytes and copies them out."""
     for kind in ("b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64"):
         bits = int(kind[1:])
-        for elements in (1, 2, 4):
+        pre = register(bits)
+        for elements, operand, suffix in vectors(bits, pre):
             size = bits // 8 * elements
-            if size > 16:
-                continue
-            pre = register(bits)
-            operand = vector(pre, 0, elements) if elements > 1 else f"{pre}0"
-            suffix = f".v{elements}" if elements > 1 else ""
             weak = ".weak" if elements == 2 else ""
             moves = [f"ld.global.b{bits} {pre}{i}, [%d103+{i * bits // 8}];" for i in range(elements)]
             back = [
