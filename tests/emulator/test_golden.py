@@ -1,7 +1,6 @@
 """The emulator against a GPU: what each instruction wrote there it must write here."""
 
 import functools
-import json
 import pathlib
 import unittest
 
@@ -9,6 +8,7 @@ import families
 import numpy as np
 from absl.testing import parameterized
 from devices import Emulated, has_emulator
+from recordings import Recordings
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 MOST_SHOWN = 6  # elements that differ
@@ -71,18 +71,17 @@ class GoldenTest(parameterized.TestCase):
         faults = [difference(family, i, *pair) for i, pair in enumerate(zip(results, recorded(group, family)))]
         faults = [fault for fault in faults if fault]
         if faults:
-            self.fail("\n".join(faults))
+            source = Recordings(GOLDEN).source(group, name)
+            self.fail("\n".join([*faults, f"Recorded on an {source['card']} on {source['date']}."]))
 
-    def test_all_were_recorded(self):
-        about = json.loads((GOLDEN / "record.json").read_text())
-        self.assertEqual(about["failed"], {})
-        stale = [
-            f"{group}: {key}"
-            for group in families.GROUPS
-            for key in golden(group)
-            if key.rsplit("/", 1)[0] not in families.group(group)
-        ]
+    def test_data_and_families_go_together(self):
+        recordings = Recordings(GOLDEN)
+        self.assertEqual(recordings.failed, {})
+        known = {(group, key.rsplit("/", 1)[0]) for group in families.GROUPS for key in golden(group)}
+        stale = [f"{group}: {name}" for group, name in known if name not in families.group(group)]
         self.assertEqual(stale, [])
+        of_nowhere = [f"{group}: {name}" for group, name in known if recordings.source(group, name) is None]
+        self.assertEqual(of_nowhere, [])
 
 
 def add_tests() -> None:

@@ -12,10 +12,11 @@ import numpy as np
 from devices import Kernel
 
 GROUPS = (
-    *("arithmetic", "floats", "comparisons", "conversions", "approximations", "memory", "clusters", "tensors"),
-    *("wgmma", "wgmma_layouts", "mma", "matrix_moves", "mbarriers", "barriers", "warps"),
-    *("control", "atomics", "copies", "bulk_copies", "tensor_types", "machine"),
-    *("async_stores", "rarities"),
+    *("arithmetic", "floats", "comparisons", "conversions", "conversion_flags", "approximations", "rarities"),
+    *("memory", "wide_memory", "clusters", "async_stores"),
+    *("tensors", "tensor_types", "tensor_forms", "copies", "bulk_copies"),
+    *("wgmma", "wgmma_layouts", "wgmma_widths", "mma", "matrix_moves"),
+    *("mbarriers", "mbarrier_forms", "barriers", "warps", "control", "atomics", "reductions", "machine"),
 )
 
 INTEGER_OF = {2: np.int16, 4: np.int32, 8: np.int64}

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 from devices import Input, Output
-from writing import ARRAY_TYPES, REGISTER_BITS, kernel, rng
+from writing import ARRAY_TYPES, REGISTER_BITS, kernel, rng, vector
 
 from families import Family
+from families.clusters import MEET
 from families.numbers import mixed
 
 REGISTERS = {16: "%h", 32: "%r", 64: "%d"}
@@ -26,9 +27,16 @@ HALVES = tuple(
 )
 
 
-def alone(operation: str, kind: str, space: str, count: int = 64) -> Family:
-    """Each thread changes a word of its own: what was there, and what is there after."""
-    name = f"atom.{space}.{operation}.{kind}".replace("..", ".")
+MIDDLES = {"": "", "global": ".global", "shared": ".shared", "relaxed": ".acq_rel.gpu.global"}
+MIDDLES |= {"cluster": ".shared::cluster"}
+
+
+def alone(operation: str, kind: str, space: str, count: int = 64, instruction: str = "atom") -> Family:
+    """Each thread changes a word of its own: what was there, if the instruction tells, and what is there after.
+
+    `space` "cluster": the words are in the shared memory of the CTA 0, the threads in the CTA 1.
+    """
+    name = f"{instruction}.{space}.{operation}.{kind}".replace("..", ".")
     bits = REGISTER_BITS[kind]
     size, pre = bits // 8, REGISTERS[bits]
     before, value, other = mixed(name, (kind,) * 3, count)
@@ -39,35 +47,45 @@ def alone(operation: str, kind: str, space: str, count: int = 64) -> Family:
         value = np.where(np.arange(count) % 2 == 0, before, value)
     if operation == "add" and kind in ("f32", "f64"):
         before, value = finite(before), finite(value)
-    body = [f"mad.wide.u32 %d50, %thread, {size}, %{place};" for place in ()]
-    for number, place in enumerate(("value", "other", "before", "old", "data")):
-        body.append(f"mad.wide.u32 %d{50 + number}, %thread, {size}, %{place};")
+    tells = instruction == "atom"
+    places = ("value", "other", "before", "old", "data") if tells else ("value", "other", "before", "data")
+    body = [f"mad.wide.u32 %d{50 + number}, %thread, {size}, %{place};" for number, place in enumerate(places)]
+    data = f"%d{49 + len(places)}"
     body += [
         f"ld.global.b{bits} {pre}0, [%d50];",
         f"ld.global.b{bits} {pre}1, [%d51];",
         f"ld.global.b{bits} {pre}2, [%d52];",
     ]
     operands = f"{pre}0, {pre}1" if operation == "cas" else f"{pre}0"
-    middle = {"": "", "global": ".global", "shared": ".shared", "relaxed": ".acq_rel.gpu.global"}[space]
-    # For halves and the like the rest of the name follows the scope.
-    if space == "shared":
+    change = f"{instruction}{MIDDLES[space]}.{operation}.{kind} {f'{pre}3, ' if tells else ''}[{{}}], {operands};"
+    keep_old = [f"st.global.b{bits} [%d53], {pre}3;"] if tells else []
+    if space in ("shared", "cluster"):
         body += [
             "mov.u64 %d40, smem;",
             f"mad.wide.u32 %d41, %thread, {size}, %d40;",
             f"st.shared.b{bits} [%d41], {pre}2;",
         ]
-        body += [f"atom{middle}.{operation}.{kind} {pre}3, [%d41], {operands};", f"ld.shared.b{bits} {pre}4, [%d41];"]
-        body += [f"st.global.b{bits} [%d54], {pre}4;"]
+        if space == "cluster":
+            body += [MEET, "mapa.shared::cluster.u64 %d42, %d41, 0;", "mov.u32 %r100, %cluster_ctarank;"]
+            body += ["setp.eq.u32 %p0, %r100, 1;", "@!%p0 bra OWNER;", change.format("%d42"), *keep_old]
+            body += ["OWNER:", MEET, f"@!%p0 ld.shared.b{bits} {pre}4, [%d41];"]
+            body += [f"@!%p0 st.global.b{bits} [{data}], {pre}4;"]
+        else:
+            body += [change.format("%d41"), f"ld.shared.b{bits} {pre}4, [%d41];"]
+            body += [f"st.global.b{bits} [{data}], {pre}4;", *keep_old]
     else:
-        target = "%d42" if space == "" else "%d54"
-        body += [f"st.global.b{bits} [%d54], {pre}2;"]
-        body += ["cvta.global.u64 %d42, %d54;"] if space == "" else []
-        body += [f"atom{middle}.{operation}.{kind} {pre}3, [{target}], {operands};"]
-    body += [f"st.global.b{bits} [%d53], {pre}3;"]
+        body += [f"st.global.b{bits} [{data}], {pre}2;"]
+        body += [f"cvta.global.u64 %d42, {data};"] if space == "" else []
+        body += [change.format("%d42" if space == "" else data), *keep_old]
     dtype = ARRAY_TYPES[kind]
     arguments = {name_: Input(array) for name_, array in (("value", value), ("other", other), ("before", before))}
-    arguments |= {"old": Output((count,), dtype), "data": Output((count,), dtype)}
-    made = kernel(arguments, body, block=count, dynamic_shared=size * count if space == "shared" else 0)
+    arguments |= {"old": Output((count,), dtype)} if tells else {}
+    arguments |= {"data": Output((count,), dtype)}
+    ctas = 2 if space == "cluster" else 1
+    has_shared = space in ("shared", "cluster")
+    made = kernel(
+        arguments, body, block=count, grid=ctas, cluster=ctas, dynamic_shared=size * count if has_shared else 0
+    )
     return Family(name, made)
 
 
@@ -171,35 +189,44 @@ def with_zeros(body: str) -> str:
     )
 
 
+def side_by_side(operation: str, kind: str, elements: int, instruction: str = "atom", form: str = "global") -> Family:
+    """A vector for each thread. `form`: of global memory, also by a generic address or with a policy for the cache."""
+    bits = REGISTER_BITS[kind]
+    pre = REGISTERS[bits]
+    count = 32 * elements
+    name = f"{instruction}.{form}.v{elements}.{operation}.{kind}"
+    before, value = (v[:count] for v in mixed(name, (kind,) * 2, max(count, 64)))
+    if kind == "f32":
+        before, value = finite(before), finite(value)
+    size = bits // 8 * elements
+    tells = instruction == "atom"
+    places = ("value", "data", "old") if tells else ("value", "data")
+    body = [f"mad.wide.u32 %d{50 + n}, %thread, {size}, %{p};" for n, p in enumerate(places)]
+    body += [f"ld.global.b{bits} {pre}{i}, [%d50+{i * bits // 8}];" for i in range(elements)]
+    if form == "generic":
+        body.append("cvta.global.u64 %d51, %d51;")
+    if form == "hint":
+        body.append("createpolicy.fractional.L2::evict_last.b64 %d60, 1.0;")
+    middle, last = {"global": (".global", ""), "generic": ("", ""), "hint": (".global", ", %d60")}[form]
+    words = f"{instruction}{middle}.{operation}{'.L2::cache_hint' if last else ''}.v{elements}.{kind}"
+    result = f"{vector(pre, 10, elements)}, " if tells else ""
+    body.append(f"{words} {result}[%d51], {vector(pre, 0, elements)}{last};")
+    if tells:
+        body += [f"st.global.b{bits} [%d52+{i * bits // 8}], {pre}{10 + i};" for i in range(elements)]
+    dtype = ARRAY_TYPES[kind]
+    arguments = {"value": Input(value), "data": Output((count,), dtype, before)}
+    arguments |= {"old": Output((count,), dtype)} if tells else {}
+    return Family(name, kernel(arguments, body))
+
+
 def vectors() -> Iterator[Family]:
-    """Of several elements side by side."""
-    for operation, kind, vector in (
+    for operation, kind, elements in (
         *(("add", "f32", v) for v in (2, 4)),
         *(("add.noftz", kind, v) for kind in ("f16", "bf16") for v in (2, 4, 8)),
-        *((f"{op}.noftz", kind, 4) for kind in ("f16", "bf16", "f16x2") for op in ("min", "max") if kind != "f16x2"),
+        *((f"{op}.noftz", kind, 4) for kind in ("f16", "bf16") for op in ("min", "max")),
         *(("add.noftz", kind, v) for kind in ("f16x2", "bf16x2") for v in (2, 4)),
     ):
-        bits = REGISTER_BITS[kind]
-        pre = REGISTERS[bits]
-        count = 32 * vector
-        name = f"atom.global.v{vector}.{operation}.{kind}"
-        before, value = (v[:count] for v in mixed(name, (kind,) * 2, max(count, 64)))
-        if kind == "f32":
-            before, value = finite(before), finite(value)
-        size = bits // 8 * vector
-        names = lambda first, pre=pre, vector=vector: "{" + ", ".join(f"{pre}{first + i}" for i in range(vector)) + "}"
-        body = [f"mad.wide.u32 %d{50 + n}, %thread, {size}, %{p};" for n, p in enumerate(("value", "data", "old"))]
-        body += [f"ld.global.b{bits} {pre}{i}, [%d50+{i * bits // 8}];" for i in range(vector)]
-        body += [
-            f"atom.global.v{vector}.{kind}.{operation} {names(10)}, [%d51], {names(0)};".replace(
-                f".v{vector}.{kind}.{operation}",
-                f".{operation.split('.')[0]}{'.noftz' if 'noftz' in operation else ''}.v{vector}.{kind}",
-            )
-        ]
-        body += [f"st.global.b{bits} [%d52+{i * bits // 8}], {pre}{10 + i};" for i in range(vector)]
-        dtype = ARRAY_TYPES[kind]
-        arguments = {"value": Input(value), "data": Output((count,), dtype, before), "old": Output((count,), dtype)}
-        yield Family(name, kernel(arguments, body))
+        yield side_by_side(operation, kind, elements)
 
 
 def families() -> Iterator[Family]:

@@ -70,7 +70,7 @@ def groups() -> Iterator[Family]:
     yield Family("groups", kernel({"out": Output((160,), np.uint32)}, body, shared=BOX, block=160))
 
 
-def producers() -> Iterator[Family]:
+def producers(name: str, arrive: str, sync: str, arrive_full: str, sync_empty: str) -> Family:
     """One warp produces into two places, two consume: full and empty barriers of arrivals and waits."""
     body = f"""
     mov.u32 %r0, box;
@@ -79,13 +79,13 @@ def producers() -> Iterator[Family]:
     setp.lt.u32 %p1, %thread, 32;
     @%p1 bra PRODUCE;
 
-    bar.arrive 3, 96;
-    bar.arrive 4, 96;
+    {arrive} 3, 96;
+    {arrive} 4, 96;
     CONSUME:
     and.b32 %r5, %r4, 1;
     add.u32 %r6, %r5, 1;
     add.u32 %r7, %r5, 3;
-    bar.sync %r6, 96;
+    {sync} %r6, 96;
     add.u32 %r9, %thread, %r4;
     and.b32 %r9, %r9, 31;
     mad.lo.u32 %r8, %r5, 128, %r0;
@@ -94,7 +94,7 @@ def producers() -> Iterator[Family]:
     mad.lo.u32 %r20, %r20, 31, %r10;
     setp.ge.u32 %p2, %r4, 18;
     @%p2 bra LAST;
-    bar.arrive %r7, 96;
+    {arrive} %r7, 96;
     LAST:
     add.u32 %r4, %r4, 1;
     setp.lt.u32 %p3, %r4, 20;
@@ -105,14 +105,14 @@ def producers() -> Iterator[Family]:
     and.b32 %r5, %r4, 1;
     add.u32 %r6, %r5, 1;
     add.u32 %r7, %r5, 3;
-    barrier.sync %r7, 96;
+    {sync_empty} %r7, 96;
     mad.lo.u32 %r8, %r5, 128, %r0;
     mad.lo.u32 %r8, %thread, 4, %r8;
     mad.lo.u32 %r10, %r4, 1000, %thread;
     mul.lo.u32 %r10, %r10, 40503;
     st.shared.b32 [%r8], %r10;
     xor.b32 %r20, %r20, %r10;
-    barrier.arrive.aligned %r6, 96;
+    {arrive_full} %r6, 96;
     add.u32 %r4, %r4, 1;
     setp.lt.u32 %p3, %r4, 20;
     @%p3 bra PRODUCE;
@@ -121,7 +121,7 @@ def producers() -> Iterator[Family]:
     {PLACE}
     st.global.b32 [%d50], %r20;
     """
-    yield Family("producers", kernel({"out": Output((96,), np.uint32)}, body, shared=BOX, block=96))
+    return Family(name, kernel({"out": Output((96,), np.uint32)}, body, shared=BOX, block=96))
 
 
 def votes() -> Iterator[Family]:
@@ -163,6 +163,78 @@ def votes() -> Iterator[Family]:
     yield Family("bar.red", kernel(arguments, body, block=128))
 
 
+def votes_in_all_forms() -> Iterator[Family]:
+    """Both names, aligned or not, of all threads, of a constant number and of one in a register."""
+    lines = ["mad.wide.u32 %d0, %thread, 4, %a;", "ld.global.b32 %r0, [%d0];", "mov.u32 %r20, 0;"]
+    lines += ["mov.u32 %r10, 9;", "mov.u32 %r11, 96;"]
+    bit = 0
+    for name in ("barrier", "barrier.cta"):
+        for aligned in ("", ".aligned"):
+            for operands in ("3", "%r10, 96", "%r10, %r11"):
+                for operation, kind in (("popc", "u32"), ("and", "pred"), ("or", "pred")):
+                    # Half of the votes are negated; those of `and` and `or` are seldom the same.
+                    lines += [f"shr.u32 %r1, %r0, {bit % 29};", f"and.b32 %r1, %r1, {1 if kind == 'u32' else 31};"]
+                    lines.append(f"setp.{'ne' if bit % 4 < 2 else 'eq'}.u32 %p0, %r1, 0;")
+                    vote = "!%p0" if bit % 2 else "%p0"
+                    result = "%r2" if kind == "u32" else "%p1"
+                    lines.append(f"{name}.red.{operation}{aligned}.{kind} {result}, {operands}, {vote};")
+                    lines += ["selp.u32 %r2, 1, 0, %p1;"] if kind == "pred" else []
+                    lines.append(f"st.global.b32 [%d1+{4 * bit}], %r2;")
+                    bit += 1
+    lines.insert(0, f"mad.wide.u32 %d1, %thread, {4 * bit}, %out;")
+    values = rng("votes in all forms").integers(0, 2**32, 96, np.uint32)
+    values[values % 3 > 0] |= 0x55555555
+    arguments = {"a": Input(values), "out": Output((96, bit), np.uint32)}
+    yield Family("barrier.red.forms", kernel(arguments, lines, block=96))
+
+
+def divergent() -> Iterator[Family]:
+    """Lanes of a warp that come to barriers without .aligned in different places."""
+    for name, even, odd, result in (
+        ("sync", "barrier.sync 0;", "barrier.cta.sync 0;", "mov.u32 %r9, 1;"),
+        ("sync.count", "barrier.sync 6, 64;", "barrier.sync 6, 64;", "mov.u32 %r9, 2;"),
+        ("arrive", "barrier.sync 2, 64;", "barrier.arrive 2, 64;", "mov.u32 %r9, 3;"),
+        *(
+            (f"red.{operation}", f"barrier.red.{operation}.{kind} {to}, 1, %p2;", None, result)
+            for operation, kind, to, result in (
+                ("popc", "u32", "%r9", ""),
+                ("and", "pred", "%p3", "selp.u32 %r9, 1, 0, %p3;"),
+                ("or", "pred", "%p3", "selp.u32 %r9, 1, 0, %p3;"),
+            )
+        ),
+    ):
+        body = f"""
+        mov.u32 %r0, box;
+        mad.lo.u32 %r1, %thread, 4, %r0;
+        xor.b32 %r2, %thread, 33;
+        mad.lo.u32 %r2, %r2, 4, %r0;
+        and.b32 %r3, %thread, 1;
+        setp.ne.u32 %p1, %r3, 0;
+        rem.u32 %r4, %thread, 5;
+        setp.eq.u32 %p2, %r4, 3;
+        mov.u32 %r5, 0;
+        @%p1 bra ODD;
+        mul.lo.u32 %r6, %thread, 40503;
+        st.shared.b32 [%r1], %r6;
+        {even}
+        {result}
+        ld.shared.b32 %r5, [%r2];
+        mad.lo.u32 %r5, %r5, 3, %r9;
+        bra TOGETHER;
+        ODD:
+        mad.lo.u32 %r6, %thread, 977, 5;
+        st.shared.b32 [%r1], %r6;
+        {odd or even}
+        {result}
+        {"" if name == "arrive" else "ld.shared.b32 %r5, [%r2];"}
+        mad.lo.u32 %r5, %r5, 7, %r9;
+        TOGETHER:
+        {PLACE}
+        st.global.b32 [%d50], %r5;
+        """
+        yield Family(f"divergent.{name}", kernel({"out": Output((64,), np.uint32)}, body, shared=BOX, block=64))
+
+
 def exits() -> Iterator[Family]:
     """Warps that have exited are no longer waited for; a last warp of fewer lanes counts as one."""
     body = f"""
@@ -197,6 +269,10 @@ def families() -> Iterator[Family]:
     yield exchange("bar.sync.count", "bar.cta.sync 1, 64;", 64)
     yield exchange("bar.sync.1024", "bar.sync 0;", 1024)
     yield from groups()
-    yield from producers()
+    yield producers("producers", "bar.arrive", "bar.sync", "barrier.arrive.aligned", "barrier.sync")
+    forms = ("barrier.cta.arrive", "barrier.cta.sync", "bar.cta.arrive", "barrier.cta.sync.aligned")
+    yield producers("producers.cta", *forms)
     yield from votes()
+    yield from votes_in_all_forms()
+    yield from divergent()
     yield from exits()

@@ -11,6 +11,9 @@ from families.tensors import THREADS, WAIT, blank, floats
 
 BAR = ".shared .align 8 .b64 bar;\n"
 DONE = "mbarrier::complete_tx::bytes"
+# What a policy for the cache adds: a line before, a modifier, an operand.
+POLICY = "createpolicy.fractional.L2::evict_first.b64 %d9, 1.0;"
+HINTED, PLAIN = (POLICY, ".L2::cache_hint", ", %d9"), ("", "", "")
 
 
 def source(name: str, count: int) -> Input:
@@ -26,7 +29,7 @@ def loads() -> Iterator[Family]:
         hint = ".L2::cache_hint" if last else ""
         body = f"""
         {blank(2048)}
-        createpolicy.fractional.L2::evict_first.b64 %d9, 1.0;
+        {POLICY}
         @!%p101 bra DONE;
         mbarrier.arrive.expect_tx.shared.b64 _, [bar], {512 + 16 + 336};
         cp.async.bulk.prefetch.L2.global [%a], 1024;
@@ -52,7 +55,7 @@ def stores() -> Iterator[Family]:
     mov.u32 %r0, smem;
     cp.async.bulk.global.shared::cta.bulk_group [%out+32], [%r0+16], 480;
     cp.async.bulk.commit_group;
-    createpolicy.fractional.L2::evict_first.b64 %d9, 1.0;
+    {POLICY}
     mov.b32 %r1, 64;
     cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint [%out+1024], [%r0+512], %r1, %d9;
     cp.async.bulk.commit_group;
@@ -92,9 +95,14 @@ def operands(name: str, operation: str, kind: str) -> tuple[np.ndarray, np.ndarr
     return tuple(generator.integers(0, 256, 512, np.uint8) for _ in range(2))
 
 
+HINTED_REDUCTIONS = (("add", "u32"), ("min", "s64"), ("add.noftz", "f16"), ("add", "f32"))
+
+
 def reductions() -> Iterator[Family]:
-    for operation, kind in GLOBAL_REDUCTIONS:
-        name = f"reduce.global.{operation}.{kind}"
+    forms = [(*reduction, "", PLAIN) for reduction in GLOBAL_REDUCTIONS]
+    forms += [(*reduction, ".hint", HINTED) for reduction in HINTED_REDUCTIONS]
+    for operation, kind, suffix, (policy, hint, last) in forms:
+        name = f"reduce.global.{operation}.{kind}{suffix}"
         values, before = operands(name, operation, kind)
         body = f"""
         {fill_shared("a", 512, THREADS)}
@@ -102,8 +110,9 @@ def reductions() -> Iterator[Family]:
         bar.sync 0;
         setp.ne.u32 %p0, %thread, 0;
         @%p0 bra DONE;
+        {policy}
         mov.u32 %r0, smem;
-        cp.reduce.async.bulk.global.shared::cta.bulk_group.{operation}.{kind} [%out+16], [%r0+32], 256;
+        cp.reduce.async.bulk.global.shared::cta.bulk_group{hint}.{operation}.{kind} [%out+16], [%r0+32], 256{last};
         cp.async.bulk.commit_group;
         cp.async.bulk.wait_group 0;
         DONE:
@@ -187,8 +196,10 @@ def between_ctas() -> Iterator[Family]:
     yield Family("between_ctas", made)
 
 
-def multicast() -> Iterator[Family]:
+def multicast(name: str, hinted: tuple[str, str, str]) -> Family:
     """Two of four CTAs send to three each, themselves included or not."""
+    policy, hint, last = hinted
+    copy = f"cp.async.bulk.shared::cluster.global.{DONE}.multicast::cluster{hint}"
     body = f"""
     mov.u32 %r20, %cluster_ctarank;
     {blank(1024)}
@@ -204,8 +215,9 @@ def multicast() -> Iterator[Family]:
     mov.u16 %h1, 0xE;
     and.pred %p2, %p2, %p101;
     and.pred %p3, %p3, %p101;
-    @%p2 cp.async.bulk.shared::cluster.global.{DONE}.multicast::cluster [%r100+64], [%a], 192, [bar], %h0;
-    @%p3 cp.async.bulk.shared::cluster.global.{DONE}.multicast::cluster [%r100+512], [%a+256], 256, [bar], %h1;
+    {policy}
+    @%p2 {copy} [%r100+64], [%a], 192, [bar], %h0{last};
+    @%p3 {copy} [%r100+512], [%a+256], 256, [bar], %h1{last};
     {WAIT}
     mul.wide.u32 %d4, %r20, 1024;
     add.u64 %out, %out, %d4;
@@ -215,7 +227,7 @@ def multicast() -> Iterator[Family]:
     """
     arguments = {"a": source("multicast", 512), "out": Output((4, 1024), np.uint8)}
     made = kernel(arguments, body, shared=BAR, block=THREADS, grid=4, cluster=4, dynamic_shared=1024)
-    yield Family("multicast", made)
+    return Family(name, made)
 
 
 def families() -> Iterator[Family]:
@@ -223,4 +235,5 @@ def families() -> Iterator[Family]:
     yield from stores()
     yield from reductions()
     yield from between_ctas()
-    yield from multicast()
+    yield multicast("multicast", PLAIN)
+    yield multicast("multicast.hint", HINTED)

@@ -37,6 +37,36 @@ def sizes() -> Iterator[Family]:
         yield Family(f"cp.async.{level}.{bytes_}", kernel(arguments, body, dynamic_shared=4 * total))
 
 
+def hints() -> Iterator[Family]:
+    """With a policy for the cache, with each size that is fetched ahead; whole, in part, or not at all."""
+    rests = ("", ", %r3", ", %p0")
+    for bytes_, level in ((4, "ca"), (8, "ca"), (16, "ca"), (16, "cg")):
+        forms = [(p, h, r) for p in ("", "64B", "128B", "256B") for h in (True, False) for r in rests]
+        slot = 32 * bytes_
+        total = slot * len(forms)
+        copies = [
+            f"cp.async.{level}.shared{'::cta' if number % 2 else ''}.global{'.L2::cache_hint' if hint else ''}"
+            f"{f'.L2::{ahead}' if ahead else ''} [%r1+{number * slot}], [%d0], {bytes_}{rest}{', %d1' if hint else ''};"
+            for number, (ahead, hint, rest) in enumerate(forms)
+        ]
+        new_line = "\n"
+        body = f"""
+        createpolicy.fractional.L2::evict_first.b64 %d1, 0.5;
+        mov.u32 %r0, smem;
+        mad.lo.u32 %r1, %thread, {bytes_}, %r0;
+        xor.b32 %r2, %thread, 19;
+        mad.wide.u32 %d0, %r2, {bytes_}, %a;
+        rem.u32 %r3, %thread, {bytes_ + 1};
+        and.b32 %r4, %thread, 3;
+        setp.eq.u32 %p0, %r4, 2;
+        {new_line.join(copies)}
+        cp.async.wait_all;
+        {dump_shared("out", total, 32)}
+        """
+        arguments = {"a": source(f"hints {bytes_}", slot), "out": Output((total,), np.uint8)}
+        yield Family(f"cp.async.{level}.{bytes_}.hints", kernel(arguments, body, dynamic_shared=total))
+
+
 def groups() -> Iterator[Family]:
     """A ring of three places, two copies ahead: the place that is read is the one that the group brought."""
     body = """
@@ -122,5 +152,6 @@ def arrivals() -> Iterator[Family]:
 
 def families() -> Iterator[Family]:
     yield from sizes()
+    yield from hints()
     yield from groups()
     yield from arrivals()

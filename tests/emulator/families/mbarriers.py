@@ -164,9 +164,8 @@ def generic() -> Iterator[Family]:
     yield script.family("generic", 1)
 
 
-def rounds() -> Iterator[Family]:
-    """Four warps hand numbers to each other over many phases, each waiting for the phase by its parity."""
-    body = """
+# Each of four warps waits for the phase.
+ROUND_TRIPS = """
     shr.u32 %r0, %thread, 5;
     mov.u32 %r1, box;
     mad.lo.u32 %r2, %thread, 4, %r1;
@@ -180,9 +179,9 @@ def rounds() -> Iterator[Family]:
     mad.lo.u32 %r8, %r7, 512, %r2;
     mad.lo.u32 %r9, %r7, 512, %r4;
     st.shared.b32 [%r8], %r5;
-    mbarrier.arrive.shared.b64 _, [bar];
+    mbarrier.arrive.shared.b64 {state}, [bar];
     WAIT:
-    mbarrier.try_wait.parity.shared.b64 %p0, [bar], %r7;
+    mbarrier.{wait};
     @!%p0 bra WAIT;
     ld.shared.b32 %r10, [%r9];
     mad.lo.u32 %r5, %r5, 5, %r10;
@@ -192,14 +191,17 @@ def rounds() -> Iterator[Family]:
     mad.wide.u32 %d0, %thread, 4, %out;
     st.global.b32 [%d0], %r5;
     """
-    made = kernel({"out": Output((128,), np.uint32)}, INIT.format(128) + body, shared=BAR, block=128)
-    yield Family("rounds.parity", made)
-    body = body.replace("arrive.shared.b64 _", "arrive.shared.b64 %d1").replace(
-        "mbarrier.try_wait.parity.shared.b64 %p0, [bar], %r7",
-        "mbarrier.test_wait.acquire.cta.shared::cta.b64 %p0, [bar], %d1",
-    )
-    made = kernel({"out": Output((128,), np.uint32)}, INIT.format(128) + body, shared=BAR, block=128)
-    yield Family("rounds.state", made)
+
+
+def rounds() -> Iterator[Family]:
+    """Four warps hand numbers to each other over many phases; by parity, and by the state that the arrival returned."""
+    yield round_trips("rounds.parity", "try_wait.parity.shared.b64 %p0, [bar], %r7")
+    yield round_trips("rounds.state", "test_wait.acquire.cta.shared::cta.b64 %p0, [bar], %d1", "%d1")
+
+
+def round_trips(name: str, wait: str, state: str = "_") -> Family:
+    body = INIT.format(128) + ROUND_TRIPS.format(wait=wait, state=state)
+    return Family(name, kernel({"out": Output((128,), np.uint32)}, body, shared=BAR, block=128))
 
 
 def pipeline() -> Iterator[Family]:

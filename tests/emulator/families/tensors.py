@@ -84,21 +84,37 @@ def coordinates(values: Sequence[int], first: int = 60) -> tuple[str, str]:
     return text, "{" + ", ".join(f"%r{first + i}" for i in range(len(values))) + "}"
 
 
+POLICY = "createpolicy.fractional.L2::evict_last.b64 %d90, 1.0;"
+
+
 def loads(
-    name: str, tensor: TensorMap, size: int, where: Coordinates, contents: np.ndarray | None = None, **more
+    name: str,
+    tensor: TensorMap,
+    size: int,
+    where: Coordinates,
+    contents: np.ndarray | None = None,
+    *,
+    into: str = "shared::cluster",
+    hint: bool = False,
+    prefetched: bool = False,
+    **more,
 ) -> Family:
-    """A box from each of several places, one behind the other in shared memory."""
+    """A box from each of several places, one behind the other in shared memory. `hint`: with a policy for the cache."""
     slot, told = slot_bytes(tensor.box, size, tensor.element_strides, tensor.swizzle)
     slot = -(-slot // 1024) * 1024 if tensor.swizzle else -(-slot // 128) * 128
     total = slot * len(where)
     rank = len(tensor.dims)
     body = [blank(total), "@!%p101 bra DONE;", f"mbarrier.arrive.expect_tx.shared.b64 _, [bar], {told * len(where)};"]
+    hinted, policy = (".L2::cache_hint", ", %d90") if hint else ("", "")
+    body += [POLICY] if hint else []
     for i, place in enumerate(where):
         text, operand = coordinates(aligned(place, size))
         body += [text, f"add.u32 %r80, %r100, {i * slot};"]
+        if prefetched:
+            body.append(f"cp.async.bulk.prefetch.tensor.{rank}d.L2.global.tile{hinted} [%map, {operand}]{policy};")
         body += [
-            f"cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-            f"[%r80], [%map, {operand}], [bar];"
+            f"cp.async.bulk.tensor.{rank}d.{into}.global.tile.mbarrier::complete_tx::bytes{hinted} "
+            f"[%r80], [%map, {operand}], [bar]{policy};"
         ]
     body += ["DONE:", WAIT, dump_shared("out", total, THREADS)]
     if contents is None:
@@ -148,15 +164,24 @@ def shapes() -> Iterator[Family]:
 
 
 def stores(
-    name: str, tensor: TensorMap, size: int, where: Coordinates, operation: str = "", contents=None, **more
+    name: str,
+    tensor: TensorMap,
+    size: int,
+    where: Coordinates,
+    operation: str = "",
+    contents=None,
+    *,
+    hint: bool = False,
+    **more,
 ) -> Family:
-    """Boxes from shared memory into a tensor; `operation`: of a reduction."""
+    """Boxes from shared memory into a tensor; `operation`: of a reduction; `hint`: with a policy for the cache."""
     slot, _ = slot_bytes(tensor.box, size, tensor.element_strides, tensor.swizzle)
     slot = -(-slot // 1024) * 1024 if tensor.swizzle else -(-slot // 128) * 128
     total = slot * len(where)
     rank = len(tensor.dims)
     words = "cp.reduce" if operation else "cp"
     tail = f".{operation}" if operation else ""
+    hinted, policy = (".L2::cache_hint", ", %d90") if hint else ("", "")
     body = [
         fill_shared("boxes", total, THREADS),
         "mov.u32 %r100, smem;",
@@ -164,11 +189,13 @@ def stores(
         "bar.sync 0;",
     ]
     body += ["setp.ne.u32 %p0, %thread, 0;", "@%p0 bra DONE;"]
+    body += [POLICY] if hint else []
     for i, place in enumerate(where):
         text, operand = coordinates(aligned(place, size))
         body += [text, f"add.u32 %r80, %r100, {i * slot};"]
         body.append(
-            f"{words}.async.bulk.tensor.{rank}d.global.shared::cta{tail}.tile.bulk_group [%map, {operand}], [%r80];"
+            f"{words}.async.bulk.tensor.{rank}d.global.shared::cta{tail}.tile.bulk_group{hinted} "
+            f"[%map, {operand}], [%r80]{policy};"
         )
         # Boxes may overlap: in order, please.
         body += [
@@ -235,15 +262,21 @@ def reductions() -> Iterator[Family]:
     for kind, size, operation in REDUCTIONS:
         name = f"reduce.{operation}.{kind}"
         tensor = TensorMap("data", kind, (24, 6), strides_of((24, 6), size), (16, 4))
-        generator = rng(name)
-        total, bytes_ = 2 * 64 * size, bytes_of((24, 6), tensor.strides, size)
-        contents = [generator.integers(0, 256, n, np.uint8) for n in (total, bytes_)]
-        if "float" in kind:
-            # Numbers near 1: what overflows or is subnormal has a family of its own.
-            contents = [floats(generator, kind, n // size) for n in (total, bytes_)]
-        elif operation in ("inc", "dec"):
-            contents = [generator.integers(0, 5, n // 4).astype(np.uint32).view(np.uint8) for n in (total, bytes_)]
+        contents = operands(name, kind, operation, (2 * 64 * size, bytes_of((24, 6), tensor.strides, size)))
         yield stores(name, tensor, size, [(4, 1), (20, 4)], operation, contents)
+
+
+def operands(name: str, kind: str, operation: str, sizes: Sequence[int]) -> list[np.ndarray]:
+    """Arrays of so many bytes for a reduction."""
+    generator = rng(name)
+    size = np.dtype(kind.replace("bfloat", "float")).itemsize
+    contents = [generator.integers(0, 256, n, np.uint8) for n in sizes]
+    if "float" in kind:
+        # Numbers near 1: what overflows or is subnormal has a family of its own.
+        contents = [floats(generator, kind, n // size) for n in sizes]
+    elif operation in ("inc", "dec"):
+        contents = [generator.integers(0, 5, n // 4).astype(np.uint32).view(np.uint8) for n in sizes]
+    return contents
 
 
 def floats(generator: np.random.Generator, kind: str, count: int) -> np.ndarray:

@@ -108,6 +108,16 @@ class Product:
         shape = f"m64n{self.columns}k{32 // self.size}"
         return f"wgmma.mma_async.sync.aligned.{shape}{middle}.{self.accumulator}.{self.a}.{self.b}"
 
+    def line(self, a: str, b: str, scale: str) -> str:
+        """The instruction with these operands; its accumulator is in %r0 and those after it."""
+        operands = [vector("%r", 0, self.registers), a, b, scale]
+        if self.accumulator != "s32":
+            operands += [str(self.scale_a), str(self.scale_b)]
+        if self.size == 2:
+            layouts = (self.a_layout, self.b_layout) if self.a_layout else (self.b_layout,)
+            operands += [str(int(not layout.k_major)) for layout in layouts]
+        return f"{self.instruction} {', '.join(operands)};"
+
     @property
     def registers(self) -> int:
         return self.columns // 2 // (2 if self.accumulator == "f16" else 1)
@@ -189,25 +199,15 @@ def family(name: str, product: Product, *, seed: str | None = None, lead: int = 
     body += ["mov.u64 %d3, smem;", "shr.u64 %d3, %d3, 4;", f"setp.ne.u32 %p0, {int(product.scale_d)}, 0;"]
     body += ["setp.eq.u32 %p1, 0, 0;", "wgmma.fence.sync.aligned;"]
     for chunk in range(product.chunks):
-        operands = [vector("%r", 0, count)]
         if product.a_layout:
             at = lead + product.a_layout.step(32 * chunk, a_leading, a_stride, product.size)
             body.append(
                 f"add.u64 %d4, %d3, {descriptor(product.a_layout, a_leading, a_stride, base_offset) + at // 16};"
             )
-            operands.append("%d4")
-        else:
-            operands.append(vector("%r", 130 + 4 * chunk, 4))
         at = lead + a_bytes + product.b_layout.step(32 * chunk, b_leading, b_stride, product.size)
         body.append(f"add.u64 %d5, %d3, {descriptor(product.b_layout, b_leading, b_stride, base_offset) + at // 16};")
-        operands += ["%d5", "%p0" if chunk == 0 else "%p1"]
-        if product.accumulator != "s32":
-            operands += [str(product.scale_a), str(product.scale_b)]
-        if product.size == 2:
-            if product.a_layout:
-                operands.append(str(int(not product.a_layout.k_major)))
-            operands.append(str(int(not product.b_layout.k_major)))
-        body.append(f"{product.instruction} {', '.join(operands)};")
+        a_operand = "%d4" if product.a_layout else vector("%r", 130 + 4 * chunk, 4)
+        body.append(product.line(a_operand, "%d5", "%p0" if chunk == 0 else "%p1"))
     body += ["wgmma.commit_group.sync.aligned;", "wgmma.wait_group.sync.aligned 0;"]
     body += [f"st.global.b32 [%d1+{4 * i}], %r{i};" for i in range(count)]
     made = kernel(arguments, body, block=THREADS, dynamic_shared=shared.size)
