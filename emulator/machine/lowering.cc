@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "emulator/machine/instruction_set.h"
+#include "emulator/machine/memory.h"
 #include "emulator/machine/warp.h"
 
 namespace emulator {
@@ -208,7 +209,9 @@ Operand Lowering::lower(const ptx::Operand& operand, int bits) {
                  function_.is_parameter(variable)) {
         hidden(Hidden::Kind::kParameter, place->second + offset, {});
       } else {
-        hidden(Hidden::Kind::kLocal, place->second + offset, {});
+        // Parameters of calls lie in local memory, those of the kernel do not: .param does not tell them apart.
+        const uint64_t window = variable->space == ptx::Space::kParam ? kLocalWindow : 0;
+        hidden(Hidden::Kind::kLocal, place->second + offset + window, {});
       }
       return out;
     }

@@ -203,8 +203,7 @@ namespace {
 
 // Parameters of functions called lie in local memory, those of kernels do not.
 bool is_local(Space space, uint64_t address) {
-  return space == Space::kLocal || (address & kWindowMask) == kLocalWindow ||
-         (space == Space::kParam && address >> 32 == 0);
+  return space == Space::kLocal || (address & kWindowMask) == kLocalWindow;
 }
 
 }  // namespace
