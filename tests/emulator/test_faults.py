@@ -426,7 +426,7 @@ class FaultTest(parameterized.TestCase):
         (
             "store_misaligned",
             "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%r3+4], {%r7, %r7}, [%r5];",
-            "is no multiple of 8",
+            "is not aligned to 8 bytes",
             "st.async",
         ),
         (
