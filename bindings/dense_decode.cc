@@ -173,6 +173,10 @@ ffi::Error check_limits(const Call& call) {
                   call.d_qk, " and ", call.d_v);
   }
   if (params.page_size % 16 != 0) return refuse("the page size must be a multiple of 16, got ", params.page_size);
+  // The copy engine counts the pool's slots in int32.
+  constexpr int64_t kMaxSlots = (int64_t(1) << 31) - 1;
+  const int64_t slots = int64_t(params.num_pages) * params.page_size;
+  if (slots > kMaxSlots) return refuse("the pool must have at most ", kMaxSlots, " slots, got ", slots);
   constexpr int64_t kMaxRows = (int64_t(1) << 31) - kDenseDecodeTileRows;
   const int64_t rows = int64_t(params.s_q) * params.h_q;
   if (rows > kMaxRows) return refuse("query tokens times heads must be at most ", kMaxRows, ", got ", rows);

@@ -13,13 +13,13 @@ __device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
-// A coordinate outside the tensor, negative ones too, delivers zeros and counts its bytes all the same.
-__device__ __forceinline__ void copy_box(void* destination, const CUtensorMap& map, Barrier& barrier, int c0, int c1,
-                                         int c2, int c3, int c4) {
+// A box outside the matrix, at negative coordinates too, delivers zeros and counts its bytes all the same.
+__device__ __forceinline__ void copy_box(void* destination, const CUtensorMap& map, Barrier& barrier, int column,
+                                         int row) {
   asm volatile(
-      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-      " [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(shared_address(destination)),
-      "l"(&map), "r"(shared_address(&barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::
+          "r"(shared_address(destination)),
+      "l"(&map), "r"(shared_address(&barrier)), "r"(column), "r"(row)
       : "memory");
 }
 
@@ -32,6 +32,9 @@ __device__ __forceinline__ void copy_16_bytes(void* destination, const void* sou
                : "memory");
 }
 
-__device__ __forceinline__ void wait_for_own_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+// Arrives when all copies that this thread has started are there. One of the barrier's expected arrivals.
+__device__ __forceinline__ void arrive_after_copies(Barrier& barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&barrier)) : "memory");
+}
 
 }  // namespace jax_flash_mla::device

@@ -40,6 +40,22 @@ __device__ __forceinline__ uint32_t pack<__half>(float low, float high) {
   return pair;
 }
 
+// Both of a pair times a power of two.
+template <typename Element>
+__device__ __forceinline__ uint32_t scale_pair(uint32_t pair, float factor);
+
+template <>
+__device__ __forceinline__ uint32_t scale_pair<__nv_bfloat16>(uint32_t pair, float factor) {
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(pair) : "r"(pair), "r"(pack<__nv_bfloat16>(factor, factor)));
+  return pair;
+}
+
+template <>
+__device__ __forceinline__ uint32_t scale_pair<__half>(uint32_t pair, float factor) {
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(pair) : "r"(pair), "r"(pack<__half>(factor, factor)));
+  return pair;
+}
+
 // Over the four lanes that share a row of WGMMA accumulators.
 __device__ __forceinline__ float max_over_quad(float x) {
   x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
@@ -49,6 +65,23 @@ __device__ __forceinline__ float max_over_quad(float x) {
 __device__ __forceinline__ float sum_over_quad(float x) {
   x += __shfl_xor_sync(~0u, x, 1);
   return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+// Four lanes hold four words each: afterwards lane l of them holds word l of all four, in their order.
+__device__ __forceinline__ void transpose_quad(uint32_t (&x)[4]) {
+  const bool odd = threadIdx.x % 2, upper = threadIdx.x / 2 % 2;
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    const uint32_t other = __shfl_xor_sync(~0u, odd ? x[i] : x[i + 1], 1);
+    x[i] = odd ? other : x[i];
+    x[i + 1] = odd ? x[i + 1] : other;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t other = __shfl_xor_sync(~0u, upper ? x[i] : x[i + 2], 2);
+    x[i] = upper ? other : x[i];
+    x[i + 2] = upper ? x[i + 2] : other;
+  }
 }
 
 __device__ __forceinline__ float max_over_warp(float x) {

@@ -14,23 +14,32 @@ namespace jax_flash_mla::device {
 
 using cute::SM90::GMMA::ScaleOut;
 
-// An operand in shared memory, in 128-byte swizzled tiles of 64 columns, `tile_bytes` apart; eight-row atoms follow each
-// other.
-//
-// Column-major (B of outputs): the summed dimension runs down the rows, and the columns over several tiles. Step over k by
-// adding bytes of whole rows.
-__device__ __forceinline__ uint64_t column_major_operand(const void* tile, int tile_bytes) {
-  constexpr uint64_t kSwizzle128 = 1ull << 62;
-  constexpr uint64_t kStride = uint64_t(kSwizzleAtomBytes >> 4) << 32;
-  return kSwizzle128 | kStride | (uint64_t(tile_bytes >> 4) << 16) | ((shared_address(tile) & 0x3FFFF) >> 4);
+// The same in all lanes of a warp, and known to be by the compiler, which then keeps it, and what is computed from it, in
+// uniform registers. It does not see through it: nothing is computed ahead and kept.
+__device__ __forceinline__ uint32_t uniform(uint32_t x) { return __shfl_sync(~0u, x, 0); }
+
+// An operand in shared memory: tiles in the 128-byte swizzle, whose eight-row atoms follow each other.
+struct Operand {
+  uint32_t upper, lower;
+
+  // Further on by a number of bytes.
+  __device__ __forceinline__ uint64_t at(int bytes) const { return uint64_t(upper) << 32 | (lower + (bytes >> 4)); }
+};
+
+// Row-major (A, and B of scores): the summed dimension runs along the columns of a tile. Step over k by adding bytes
+// within the row.
+__device__ __forceinline__ Operand row_major_operand(const void* tile) {
+  constexpr uint32_t kSwizzle128 = 1u << 30, kAtomStride = kSwizzleAtomBytes >> 4;
+  return {kSwizzle128 | kAtomStride, uniform((shared_address(tile) & 0x3FFFF) >> 4)};
 }
 
-// Row-major (A, and B of scores): the summed dimension runs along the columns of one tile, so that the distance to the
-// next is not used. Step over k by adding bytes within the row.
-__device__ __forceinline__ uint64_t row_major_operand(const void* tile) { return column_major_operand(tile, 16); }
-
-// The operand further on by a number of bytes.
-__device__ __forceinline__ uint64_t advance(uint64_t operand, int bytes) { return operand + (bytes >> 4); }
+// Column-major (B of outputs): the summed dimension runs down the rows, and the columns over several tiles of 64,
+// `tile_bytes` apart. Step over k by adding bytes of whole rows.
+__device__ __forceinline__ Operand column_major_operand(const void* tile, int tile_bytes) {
+  Operand operand = row_major_operand(tile);
+  operand.lower |= (tile_bytes >> 4) << 16;
+  return operand;
+}
 
 // --- Order: fence before the first product of a batch, commit after its last, wait before its results are touched.
 

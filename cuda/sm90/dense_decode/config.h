@@ -9,28 +9,26 @@
 #include <cute/arch/mma_sm90_gmma.hpp>
 
 #include "cuda/sm90/dense_decode/params.h"
+#include "cuda/sm90/dense_decode/work.h"
 
 namespace jax_flash_mla::dense_decode_sm90 {
 
 namespace gmma = cute::SM90::GMMA;
 
-// The matrix instructions of an element type: scores = q · kᵀ, and outputs = weights · v with the weights in registers
-// or in shared memory.
+// The matrix instructions of an element type: scores = q · kᵀ, and outputs = weights · v with the weights in registers.
 template <typename Element>
 struct Instructions;
 
 template <>
 struct Instructions<__nv_bfloat16> {
   using Scores = gmma::MMA_64x64x16_F32BF16BF16_SS<gmma::Major::K, gmma::Major::K>;
-  using OutputsFromRegisters = gmma::MMA_64x256x16_F32BF16BF16_RS<gmma::Major::K, gmma::Major::MN>;
-  using OutputsFromShared = gmma::MMA_64x256x16_F32BF16BF16_SS<gmma::Major::K, gmma::Major::MN>;
+  using Outputs = gmma::MMA_64x256x16_F32BF16BF16_RS<gmma::Major::K, gmma::Major::MN>;
 };
 
 template <>
 struct Instructions<__half> {
   using Scores = gmma::MMA_64x64x16_F32F16F16_SS<gmma::Major::K, gmma::Major::K>;
-  using OutputsFromRegisters = gmma::MMA_64x256x16_F32F16F16_RS<gmma::Major::K, gmma::Major::MN>;
-  using OutputsFromShared = gmma::MMA_64x256x16_F32F16F16_SS<gmma::Major::K, gmma::Major::MN>;
+  using Outputs = gmma::MMA_64x256x16_F32F16F16_RS<gmma::Major::K, gmma::Major::MN>;
 };
 
 template <typename Element_>
@@ -40,65 +38,83 @@ struct Config {
 
   static constexpr int kBlockM = kDenseDecodeTileRows;  // query rows of a tile
   static constexpr int kBlockN = 64;                    // keys of a block
-  static constexpr int kDimQK = kDenseDecodeDimQK;
-  static constexpr int kDimV = kDenseDecodeDimV;
-  static constexpr int kStages = 2;  // blocks of keys in shared memory
+  static constexpr int kStages = 2;                     // blocks of keys in shared memory
+  static constexpr int kDimQK = kDenseDecodeDimQK, kDimV = kDenseDecodeDimV;
 
-  // Warpgroup w multiplies the scores of the blocks in stage w, and columns w · 256 … of every output.
+  // Warpgroup w multiplies the scores of the blocks in stage w, and the output's w-th half of columns.
   static constexpr int kWarpgroups = 2;
-  static constexpr int kOutputColumns = kDimV / kWarpgroups;
-  static constexpr int kMathThreads = 128 * kWarpgroups;
-  // The producer is one warp; registers move between warpgroups only, so it brings three idle ones.
-  static constexpr int kThreads = kMathThreads + 128;
-  static constexpr int kMathRegisters = 232;
-  static constexpr int kProducerRegisters = 40;
-  static_assert(kMathRegisters * kMathThreads + kProducerRegisters * 128 <= 64 * 1024);
+  static_assert(kWarpgroups == kStages);
+  static constexpr int kMathThreads = 128 * kWarpgroups, kMathWarps = kMathThreads / 32;
+  static constexpr int kLoaderThreads = 128;
+  static constexpr int kThreads = kMathThreads + kLoaderThreads;
+  static constexpr int kMathRegisters = 224, kLoaderRegisters = 56;
+  static_assert(kMathRegisters * kMathThreads + kLoaderRegisters * kLoaderThreads <= 64 * 1024);
 
-  // Operands lie in swizzled tiles of 64 columns. The last one holds dimensions that only scores need.
+  // Operands lie in swizzled tiles of 64 columns. The last one only scores need.
   static constexpr int kTileColumns = 64;
-  static constexpr int kTiles = kDimQK / kTileColumns;
-  static constexpr int kValueTiles = kDimV / kTileColumns;
+  static constexpr int kTiles = kDimQK / kTileColumns, kValueTiles = kDimV / kTileColumns;
   static constexpr int kHalfTiles = kValueTiles / kWarpgroups;
-  static constexpr int kTileElements = kBlockN * kTileColumns;
-  static constexpr int kTileBytes = kTileElements * int(sizeof(Element));
-  static_assert(kTiles == kValueTiles + 1 && kStages == kWarpgroups && kBlockM == kBlockN);
+  static constexpr int kTileRowBytes = kTileColumns * int(sizeof(Element));
+  static constexpr int kTileBytes = kBlockN * kTileRowBytes;
+  static_assert(kBlockM == kBlockN && kTileRowBytes == 128);
 
-  // Keys of a chunk of one product, and the bytes that step over them in a key-major tile.
+  // What one matrix instruction sums over, and the bytes that step over it along rows and down them.
   static constexpr int kChunk = 16;
   static constexpr int kChunkRowBytes = kChunk * int(sizeof(Element));
-  static constexpr int kChunkColumnBytes = kChunk * kTileColumns * int(sizeof(Element));
+  static constexpr int kChunkColumnBytes = kChunk * kTileRowBytes;
 
-  // Cost of starting and finishing a tile, in blocks.
+  // What a thread has of a tile's accumulators: of scores; of weights, as pairs; of one tile of outputs.
+  static constexpr int kScores = kBlockN / 2, kWeights = kScores / 2, kTileOutputs = kTileColumns / 2;
+  static constexpr int kOutputs = kHalfTiles * kTileOutputs;
+
+  // The schedule's costs, in blocks: of starting and finishing a tile; of leaving partial results and combining them. And
+  // the least piece of a tile that is worth the latter.
   static constexpr int kItemCost = 2;
+  static constexpr int kSplitCost = 8;
+  static constexpr int kLeastPiece = 4;
   // Scores are exponentiated relative to a maximum that may lag this far behind (powers of two).
   static constexpr float kMaxLag = 8.0f;
+  // From which maximum on the rounding of products counts: it is up to 2^-24 of them.
+  static constexpr float kLargeMax = 1 << 20;
+
+  // A tile that is done with may hold weights instead: those of lane l of warp w, in vectors of 16 bytes.
+  union Tile {
+    alignas(1024) Element elements[kBlockN * kTileColumns];
+    uint4 weights[4][kWeights / 4][32];
+  };
+  static_assert(sizeof(Tile) == kTileBytes);
 
   struct SharedStorage {
-    alignas(1024) Element q[kTiles][kTileElements];
-    // When the scores of a block are done, its weights replace the tile that outputs do not need.
-    alignas(1024) Element k[kStages][kTiles][kTileElements];
-    uint64_t full[kStages][kWarpgroups + 1];  // each half of the values, and the last tile
-    uint64_t empty[kStages][kWarpgroups];
-    uint64_t ready[kStages];  // the block's weights have replaced its last tile
-    uint64_t summed;          // both halves of row_sum are there
-    float row_max[kStages][kBlockM];
-    float row_sum[kWarpgroups][kBlockM];
+    Tile q[kTiles];
+    Tile k[kStages][kTiles];
+    float2 row_max[kWarpgroups][128];  // what the weights that a warpgroup hands over are relative to
+    float4 sums[2][kWarpgroups][128];  // and their maxima, of an item; items take turns
+    uint64_t full[kStages][kTiles];
+    uint64_t empty[kStages]
+                  [kWarpgroups];  // each warpgroup's half of the values; the last tile goes with the other's half
+    uint64_t weights_full[kWarpgroups][4];  // of each warp
+    uint64_t sums_full;
+    uint64_t q_full, q_empty;  // an item's queries, and the item itself
+    Item items[2];             // in turn
     int32_t unsound[kStages];  // whether a page of the block is outside the pool
-    int64_t scan[kMathThreads / 32];
-    int64_t first_item_begin;
-    int32_t first_request, first_strip;
+    struct {
+      int64_t length;
+      int32_t longest;
+    } scan[kLoaderThreads / 32];
+    Work work;
   };
   static_assert(sizeof(SharedStorage) <= 227 * 1024);
 };
 
 // Numbers of named barriers.
 enum NamedBarrier : int {
-  kMathBarrier = 1,      // both warpgroups: the queries are in shared memory
-  kWarpgroupBarrier = 2  // + warpgroup: among its own threads
+  kLoaderBarrier = 1,     // among the loading threads
+  kWarpgroupBarrier = 2,  // and 3: among the threads of a multiplying warpgroup
 };
 
 // How the work is spread, fixed before the launch.
 struct Grid {
+  float scale_log2;        // of scores, base 2; neither zero nor infinite, so that a masked score stays one
   int32_t group;           // query heads of a key head
   int32_t rows;            // query rows of a key head in a request
   int32_t tiles_per_head;  // tiles of those rows
@@ -107,13 +123,6 @@ struct Grid {
   int32_t strips;          // groups of that many tiles
   int32_t parts;           // lanes · parts thread blocks
   int32_t box_slots;       // keys of one copy: as many as lie in a page and in a block both
-  int32_t box_tiles;       // tiles of one copy of values: more than one where it brings whole blocks
-};
-
-// The cache as the copy engine sees it, in two sizes of boxes.
-struct KeyMaps {
-  CUtensorMap values;
-  CUtensorMap last_tile;
 };
 
 }  // namespace jax_flash_mla::dense_decode_sm90

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "cuda/device/tensor_map.h"
 #include "cuda/sm90/dense_decode/combine.cuh"
@@ -14,42 +15,40 @@ inline constexpr int kMaxLanes = 4;
 
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-template <int kBlockN, int kHalfTiles>
+template <typename Config>
 Grid make_grid(const DenseDecodeParams& params, int num_sms) {
   Grid grid;
+  constexpr float kMost = std::numeric_limits<float>::max(), kLeast = std::numeric_limits<float>::denorm_min();
+  const float scale = std::clamp(params.scale * device::kLog2E, -kMost, kMost);
+  grid.scale_log2 = scale == 0.0f ? kLeast : scale;
   grid.group = params.h_q / params.h_kv;
   grid.rows = params.s_q * grid.group;
   grid.tiles_per_head = ceil_div(grid.rows, kDenseDecodeTileRows);
   grid.tiles = grid.tiles_per_head * params.h_kv;
-  const int blocks = std::min(num_sms, kDenseDecodeMaxCtas);
-  grid.strips = ceil_div(grid.tiles, std::min(kMaxLanes, blocks));
+  const int ctas = std::min(num_sms, kDenseDecodeMaxCtas);
+  grid.strips = ceil_div(grid.tiles, std::min(kMaxLanes, ctas));
   grid.lanes = ceil_div(grid.tiles, grid.strips);
-  grid.parts = blocks / grid.lanes;
-  grid.box_slots = std::min(params.page_size & -params.page_size, kBlockN);
-  grid.box_tiles = grid.box_slots == kBlockN ? kHalfTiles : 1;
+  grid.parts = ctas / grid.lanes;
+  grid.box_slots = std::min(params.page_size & -params.page_size, Config::kBlockN);
   return grid;
 }
 
-// The keys as columns of a tile × heads × slots × pages × tiles, in boxes of some slots by some tiles.
+// The keys as columns of all heads × slots of all pages, in boxes of one tile's columns by some slots.
 template <typename Config>
-cudaError_t make_key_map(const DenseDecodeParams& params, int slots, int tiles, CUtensorMap* map) {
-  constexpr uint64_t kElementBytes = sizeof(typename Config::Element);
-  const uint64_t row_bytes = Config::kDimQK * kElementBytes;
-  const uint64_t slot_bytes = row_bytes * params.h_kv;
-  const uint64_t sizes[5] = {uint64_t(Config::kTileColumns), uint64_t(params.h_kv), uint64_t(params.page_size),
-                             uint64_t(params.num_pages), uint64_t(Config::kTiles)};
-  const uint64_t strides[4] = {row_bytes, slot_bytes, slot_bytes * params.page_size,
-                               Config::kTileColumns * kElementBytes};
-  const uint32_t box[5] = {uint32_t(Config::kTileColumns), 1, uint32_t(slots), 1, uint32_t(tiles)};
+cudaError_t make_key_map(const DenseDecodeParams& params, int slots, CUtensorMap* map) {
   constexpr bool kIsBf16 = std::is_same_v<typename Config::Element, __nv_bfloat16>;
   constexpr auto kType = kIsBf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-  return device::make_tensor_map(map, kType, params.k_cache, sizes, strides, box);
+  const uint64_t columns = uint64_t(params.h_kv) * Config::kDimQK;
+  const uint64_t rows = uint64_t(params.num_pages) * params.page_size;
+  return device::make_tensor_map(map, kType, params.k_cache, columns, rows, columns * sizeof(typename Config::Element),
+                                 Config::kTileColumns, slots);
 }
 
+// Makes the kernels of an element type ready: asking for attributes loads them, which must not happen while a graph is
+// captured.
 template <typename Config>
 cudaError_t initialize() {
   cudaFuncAttributes attributes;
-  // Asking for attributes loads the kernel, which must not happen while a graph is captured.
   if (auto error = cudaFuncGetAttributes(&attributes, combine_kernel<typename Config::Element>); error != cudaSuccess) {
     return error;
   }
@@ -59,25 +58,30 @@ cudaError_t initialize() {
 
 template <typename Config>
 cudaError_t launch(const DenseDecodeParams& params, int num_sms, cudaStream_t stream) {
-  const Grid grid = make_grid<Config::kBlockN, Config::kHalfTiles>(params, num_sms);
-  KeyMaps maps;
-  if (auto error = make_key_map<Config>(params, grid.box_slots, grid.box_tiles, &maps.values); error != cudaSuccess) {
-    return error;
-  }
-  if (auto error = make_key_map<Config>(params, grid.box_slots, 1, &maps.last_tile); error != cudaSuccess) return error;
+  const Grid grid = make_grid<Config>(params, num_sms);
+  CUtensorMap keys;
+  if (auto error = make_key_map<Config>(params, grid.box_slots, &keys); error != cudaSuccess) return error;
 
   cudaLaunchConfig_t config = {};
   config.stream = stream;
   config.gridDim = dim3(grid.lanes * grid.parts);
   config.blockDim = dim3(Config::kThreads);
   config.dynamicSmemBytes = sizeof(typename Config::SharedStorage);
-  if (auto error = cudaLaunchKernelEx(&config, dense_decode_kernel<Config>, params, grid, maps);
+  if (auto error = cudaLaunchKernelEx(&config, dense_decode_kernel<Config>, params, grid, keys);
       error != cudaSuccess || grid.parts == 1) {
     return error;
   }
-  config.gridDim = dim3(CombineConfig::kRowGroups, grid.lanes, grid.parts - 1);
+  const int most_rows = (grid.parts - 1) * grid.lanes * std::min(grid.rows, kDenseDecodeTileRows);
+  config.gridDim = dim3(std::min(ceil_div(most_rows * CombineConfig::kQuarters, CombineConfig::kWarps),
+                                 num_sms * CombineConfig::kBlocksPerSm));
   config.blockDim = dim3(CombineConfig::kThreads);
   config.dynamicSmemBytes = 0;
+  // Its thread blocks may come while the last ones of the kernel are still at work.
+  cudaLaunchAttribute overlap;
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &overlap;
+  config.numAttrs = 1;
   return cudaLaunchKernelEx(&config, combine_kernel<typename Config::Element>, params, grid);
 }
 

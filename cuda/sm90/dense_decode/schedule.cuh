@@ -1,14 +1,22 @@
 // Which blocks of which tiles a thread block works on.
 //
-// The items of a launch, one for each strip of each request, are laid out on a line. An item is as long as its number
-// of key blocks, plus a constant for what a tile costs besides. The line is cut into `parts` pieces of equal length, so
-// that a cut may fall into an item: it is then split, and its parts are combined. Thread block (part, lane) works on
-// tile `strip · lanes + lane` of each item in its piece; the lanes of a part run side by side and read the same keys.
+// The items of a launch, one for each strip of each request, come in order, and are dealt to `parts`. Thread block (part, lane)
+// works on tile `strip · lanes + lane` of each item of its part; the lanes of a part run side by side and read the same
+// keys. There are two ways to deal:
 //
-// Everybody computes the cuts from the lengths: no state is kept between calls, and nothing is read on the host.
+//   whole  Each part gets as many items as any other, give or take one. Nothing is split, and nothing is combined.
+//   cut    Items are laid out on a line, each as long as its key blocks and a constant for what a tile costs besides. The
+//          line is cut into equal pieces. A cut may fall into an item, whose parts are then combined. Where it would leave
+//          a small piece of the item, it moves to the item's end.
+//
+// The former is chosen where it takes no longer. Everybody computes this from the lengths: no state is kept between
+// calls, and nothing is read on the host.
 #pragma once
 
+#include "cuda/device/barrier.cuh"
 #include "cuda/sm90/dense_decode/config.h"
+#include "cuda/sm90/dense_decode/tile.cuh"
+#include "cuda/sm90/dense_decode/work.h"
 
 namespace jax_flash_mla::dense_decode_sm90 {
 
@@ -26,86 +34,112 @@ __device__ __forceinline__ Extent extent_of(const DenseDecodeParams& params, int
   return {sound ? keys : 0, sound ? int((int64_t(keys) + Config::kBlockN - 1) / Config::kBlockN) : 0, sound};
 }
 
-// The piece of one part.
-struct Part {
-  int64_t begin, end;                  // on the line
-  int64_t first_item_begin;            // where the item begins into which `begin` falls
-  int32_t first_request, first_strip;  // of that item
-  int64_t total;                       // length of the line
-  int32_t parts;                       // pieces that it is cut into, at most one for each unit of length
-};
-
-__device__ __forceinline__ int64_t cut(int64_t total, int parts, int part) { return total * part / parts; }
-
-// The part whose piece holds a position.
-__device__ __forceinline__ int part_at(int64_t total, int parts, int64_t position) {
-  return int(((position + 1) * parts - 1) / total);
+// A cut so many blocks into an item, after it has moved: it leaves nothing of the item on one side, or `least` on both.
+__device__ __forceinline__ int moved_cut(int64_t blocks_before, int blocks, int least) {
+  if (blocks_before < least && 2 * blocks_before <= blocks) return 0;
+  return blocks - blocks_before < least ? blocks : int(blocks_before);
 }
 
-// Called by all threads of the block.
+// The line, and its cuts.
+struct Line {
+  int64_t length;
+  int32_t parts;  // pieces, at most one for each unit of length
+  int32_t least;  // pieces are at least four times as long, so that no cut passes another one when it moves
+
+  __device__ __forceinline__ Line(int64_t length, int most_parts, int least_piece)
+      : length(length), parts(int(min(int64_t(most_parts), length))) {
+    least = int(max(min(length / parts / 4, int64_t(least_piece)), int64_t(1)));
+  }
+
+  __device__ __forceinline__ int64_t cut(int part) const { return length * part / parts; }
+
+  // The last part that begins at a position or before it.
+  __device__ __forceinline__ int part_at(int64_t position) const { return int(((position + 1) * parts - 1) / length); }
+
+  // The parts of the item that begins at a position.
+  __device__ __forceinline__ Split parts_of(int request, int strip, int64_t begin, int blocks) const {
+    int first = part_at(begin), last = part_at(begin + blocks - 1);
+    if (first < last && moved_cut(cut(first + 1) - begin, blocks, least) == 0) ++first;
+    if (first < last && moved_cut(cut(last) - begin, blocks, least) == blocks) --last;
+    return {request, strip, first, last};
+  }
+};
+
+// Called by all threads of the loading warpgroup.
 template <typename Config>
-__device__ Part find_part(const DenseDecodeParams& params, const Grid& grid, int part,
-                          typename Config::SharedStorage& shared) {
-  constexpr int kWarps = Config::kMathThreads / 32;
-  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-  const bool scans = thread < Config::kMathThreads;
-  const auto item_length = [&](int request) { return extent_of<Config>(params, request).blocks + Config::kItemCost; };
-  const auto length = [&](int request) { return int64_t(grid.strips) * item_length(request); };
+__device__ __forceinline__ Work find_work(const DenseDecodeParams& params, const Grid& grid, int part,
+                                          typename Config::SharedStorage& shared) {
+  constexpr int kThreads = Config::kLoaderThreads, kWarps = kThreads / 32;
+  constexpr Split kNoSplit = {-1, 0, 0, 0};
+  const int thread = threadIdx.x % kThreads, warp = thread / 32, lane = thread % 32;
 
   // Each thread adds up some consecutive requests; then a scan over threads.
-  const int per_thread = (params.b + Config::kMathThreads - 1) / Config::kMathThreads;
+  const int per_thread = (params.b + kThreads - 1) / kThreads;
   const int first = int(min(int64_t(thread) * per_thread, int64_t(params.b)));
-  const int last = min(first + per_thread, params.b);
+  const int last = int(min(int64_t(first) + per_thread, int64_t(params.b)));
   int64_t own = 0;
-  if (scans) {
-    for (int request = first; request < last; ++request) own += length(request);
+  int longest = 0;
+  for (int request = first; request < last; ++request) {
+    const int blocks = extent_of<Config>(params, request).blocks;
+    own += blocks + Config::kItemCost;
+    longest = max(longest, blocks);
   }
   int64_t up_to = own;
   for (int step = 1; step < 32; step *= 2) {
     const int64_t other = __shfl_up_sync(~0u, up_to, step);
     if (lane >= step) up_to += other;
   }
-  if (scans && lane == 31) shared.scan[warp] = up_to;
-  __syncthreads();
+  longest = __reduce_max_sync(~0u, longest);
+  if (lane == 31) shared.scan[warp] = {up_to, longest};
+  device::named_sync(kLoaderBarrier, kThreads);
   int64_t total = 0;
   for (int i = 0; i < kWarps; ++i) {
     if (i == warp) up_to += total;
-    total += shared.scan[i];
+    total += shared.scan[i].length;
+    longest = max(longest, shared.scan[i].longest);
   }
 
-  Part result;
-  result.total = total;
-  result.parts = int(min(int64_t(grid.parts), total));
-  const bool has_work = part < result.parts;
-  result.begin = has_work ? cut(total, result.parts, part) : total;
-  result.end = has_work ? cut(total, result.parts, part + 1) : total;
+  const Line line(total * grid.strips, grid.parts, Config::kLeastPiece);
+  const int64_t items = int64_t(params.b) * grid.strips;
+  const int64_t most_items = (items + grid.parts - 1) / grid.parts;
+  if (most_items * (longest + Config::kItemCost) <= line.length / line.parts + Config::kSplitCost) {
+    const auto begins_with = [&](int part) { return (items * part + grid.parts - 1) / grid.parts; };
+    const int64_t begin = begins_with(part), end = begins_with(part + 1);
+    return {int(begin / grid.strips), int(begin % grid.strips), 0, 1, end - begin, true, kNoSplit};
+  }
+  if (part >= line.parts) return {params.b, 0, 0, 1, 0, false, kNoSplit};
 
   // The thread in whose requests the piece begins finds the item.
-  int64_t position = up_to - own;
-  if (scans && position <= result.begin && result.begin < up_to) {
+  const int64_t begin = line.cut(part), end = line.cut(part + 1);
+  int64_t position = (up_to - own) * grid.strips;
+  if (position <= begin && begin < up_to * grid.strips) {
     int request = first;
-    for (; position + length(request) <= result.begin; ++request) position += length(request);
-    const int strip = int((result.begin - position) / item_length(request));
-    shared.first_request = request;
-    shared.first_strip = strip;
-    shared.first_item_begin = position + int64_t(strip) * item_length(request);
+    int blocks = extent_of<Config>(params, request).blocks;
+    const auto length = [&] { return int64_t(blocks) + Config::kItemCost; };
+    while (position + length() * grid.strips <= begin) {
+      position += length() * grid.strips;
+      blocks = extent_of<Config>(params, ++request).blocks;
+    }
+    int strip = int((begin - position) / length());
+    position += strip * length();
+    int skip = moved_cut(begin - position, blocks, line.least);
+    Split split = kNoSplit;
+    if (begin > position && skip >= blocks) {
+      position += length();
+      skip = 0;
+      if (++strip == grid.strips) {
+        strip = 0;
+        ++request;
+      }
+    } else if (skip > 0) {
+      const Split parts = line.parts_of(request, strip, position, blocks);
+      if (parts.first_part + 1 == part) split = parts;
+    }
+    shared.work = {request, strip, skip, line.least, end - position, false, split};
   }
-  __syncthreads();
-  result.first_request = has_work ? shared.first_request : params.b;
-  result.first_strip = has_work ? shared.first_strip : 0;
-  result.first_item_begin = has_work ? shared.first_item_begin : total;
-  return result;
+  device::named_sync(kLoaderBarrier, kThreads);
+  return shared.work;
 }
-
-// A thread block's share of an item: some blocks of one tile.
-struct Item {
-  int32_t request;
-  int32_t tile;  // of the request
-  Extent extent;
-  int32_t first_block, last_block;  // first inclusive, last exclusive
-
-  __device__ __forceinline__ bool is_whole() const { return first_block == 0 && last_block == extent.blocks; }
-};
 
 // Walks a thread block's items.
 template <typename Config>
@@ -113,31 +147,32 @@ class Items {
  public:
   Item current;
 
-  __device__ __forceinline__ Items(const DenseDecodeParams& params, const Grid& grid, const Part& part, int lane)
-      : params_(params),
-        grid_(grid),
-        lane_(lane),
-        begin_(part.begin),
-        end_(part.end),
-        item_begin_(part.first_item_begin),
-        request_(part.first_request),
-        strip_(part.first_strip) {}
+  __device__ __forceinline__ Items(const DenseDecodeParams& params, const Grid& grid, const Work& work, int lane)
+      : params_(params), grid_(grid), lane_(lane), work_(work) {}
 
   // Steps to the next item with work for this thread block; false at the end.
   __device__ __forceinline__ bool next() {
-    while (item_begin_ < end_) {
-      const Extent extent = extent_of<Config>(params_, request_);
-      const int first_block = int(max(min(begin_ - item_begin_, int64_t(extent.blocks)), int64_t(0)));
-      const int last_block = int(min(end_ - item_begin_, int64_t(extent.blocks)));
-      // Items without keys belong to the part in which they begin.
-      const bool has_work = first_block < last_block || (extent.blocks == 0 && item_begin_ >= begin_);
-      current = {request_, strip_ * grid_.lanes + lane_, extent, first_block, last_block};
-      item_begin_ += extent.blocks + Config::kItemCost;
-      if (++strip_ == grid_.strips) {
-        strip_ = 0;
-        ++request_;
+    while (work_.left > 0) {
+      const Extent extent = extent_of<Config>(params_, work_.request);
+      const int first_block = work_.skip;
+      const int last_block = work_.whole || work_.left >= extent.blocks
+                                 ? extent.blocks
+                                 : moved_cut(work_.left, extent.blocks, work_.least);
+      const bool has_work = first_block < last_block || extent.blocks == 0;
+      current = {work_.request, work_.strip * grid_.lanes + lane_,
+                 extent.keys,   0,
+                 first_block,   last_block,
+                 extent.sound,  first_block == 0 && last_block == extent.blocks};
+      work_.left -= work_.whole ? 1 : extent.blocks + Config::kItemCost;
+      work_.skip = 0;
+      if (++work_.strip == grid_.strips) {
+        work_.strip = 0;
+        ++work_.request;
       }
-      if (has_work && current.tile < grid_.tiles) return true;
+      if (has_work && current.tile < grid_.tiles) {
+        current.visible_to_all = visible_keys(params_, grid_, Tile(grid_, current.tile), extent.keys, 0);
+        return true;
+      }
     }
     return false;
   }
@@ -146,32 +181,12 @@ class Items {
   const DenseDecodeParams& params_;
   const Grid& grid_;
   const int lane_;
-  int64_t begin_, end_, item_begin_;
-  int request_, strip_;
-};
-
-// What the combination of a split item needs. Kept at the item's first cut; elsewhere `request` is -1.
-struct Split {
-  int32_t request, strip;
-  int32_t first_part, last_part;  // both inclusive
+  Work work_;
 };
 
 // Partial results of an item: its first part leaves them in slot 1 of its thread block, all others in slot 0.
 __device__ __forceinline__ int partial_tile(int block, bool is_first_part) {
   return 2 * block + (is_first_part ? 1 : 0);
-}
-
-// The split at the cut where a part begins.
-template <typename Config>
-__device__ Split split_at(const DenseDecodeParams& params, const Grid& grid, const Part& piece, int part) {
-  const Split none = {-1, 0, 0, 0};
-  if (part == 0 || piece.begin == piece.end) return none;
-  const int64_t item_begin = piece.first_item_begin;
-  const int64_t item_end = item_begin + extent_of<Config>(params, piece.first_request).blocks;
-  const bool falls_into_item = item_begin < piece.begin && piece.begin < item_end;
-  const int first_part = part_at(piece.total, piece.parts, item_begin);
-  if (!falls_into_item || part != first_part + 1) return none;
-  return {piece.first_request, piece.first_strip, first_part, part_at(piece.total, piece.parts, item_end - 1)};
 }
 
 }  // namespace jax_flash_mla::dense_decode_sm90

@@ -1,0 +1,134 @@
+// What the loading warpgroup does: brings queries and keys to shared memory, ahead of those who multiply them.
+//
+// Two warps have the copy engine bring keys, one for each stage, tile by tile as tiles are given back. The two others copy
+// queries. All of them walk the schedule; the multiplying warps learn of an item with its queries.
+#pragma once
+
+#include "cuda/device/barrier.cuh"
+#include "cuda/device/copy.cuh"
+#include "cuda/device/swizzle.cuh"
+#include "cuda/device/wgmma.cuh"
+#include "cuda/sm90/dense_decode/config.h"
+#include "cuda/sm90/dense_decode/schedule.cuh"
+#include "cuda/sm90/dense_decode/tile.cuh"
+
+namespace jax_flash_mla::dense_decode_sm90 {
+
+template <typename Config>
+class Loader {
+ public:
+  static constexpr int kKeyWarps = Config::kStages, kQueryWarps = Config::kLoaderThreads / 32 - kKeyWarps;
+  // Arrivals that make an item's queries complete.
+  static constexpr int kQueryArrivals = kQueryWarps * 32 + 1;
+
+  // Finds its piece of the work: with more registers than `run` has, so call it before they are given back.
+  __device__ __forceinline__ Loader(const DenseDecodeParams& params, const Grid& grid, const CUtensorMap& keys,
+                                    typename Config::SharedStorage& shared)
+      : params_(params), grid_(grid), keys_(keys), shared_(shared) {
+    const int part = blockIdx.x / grid_.lanes;
+    work_ = find_work<Config>(params_, grid_, part, shared_);
+    if (threadIdx.x % Config::kLoaderThreads == 0 && blockIdx.x % grid_.lanes == 0) {
+      reinterpret_cast<Split*>(params_.plan)[part] = work_.split;
+    }
+  }
+
+  __device__ __forceinline__ void run() {
+    Items<Config> items(params_, grid_, work_, blockIdx.x % grid_.lanes);
+    const int warp = device::uniform(threadIdx.x % Config::kLoaderThreads / 32);
+    if (warp < kKeyWarps) {
+      uint32_t round = 0;
+      while (items.next()) load_keys(items.current, warp, round);
+    } else {
+      uint32_t count = 0;
+      for (; items.next(); ++count) load_queries(items.current, warp - kKeyWarps, count);
+      Item none = {};
+      none.request = -1;
+      wait_for_room(count);
+      announce(none, count);
+    }
+  }
+
+ private:
+  using Element = typename Config::Element;
+
+  const DenseDecodeParams& params_;
+  const Grid& grid_;
+  const CUtensorMap& keys_;
+  typename Config::SharedStorage& shared_;
+  Work work_;
+
+  // Until the item before needs its queries no more.
+  __device__ __forceinline__ void wait_for_room(uint32_t count) { device::wait(shared_.q_empty, (count + 1) % 2); }
+
+  // This thread's share of the item's queries is on its way.
+  __device__ __forceinline__ void announce(const Item& item, uint32_t count) {
+    if (threadIdx.x % Config::kLoaderThreads == kKeyWarps * 32) {
+      shared_.items[count % 2] = item;
+      device::arrive(shared_.q_full);
+    }
+    device::arrive_after_copies(shared_.q_full);
+  }
+
+  __device__ __forceinline__ void load_queries(const Item& item, int warp, uint32_t count) {
+    const Tile tile(grid_, item.tile);
+    wait_for_room(count);
+    // Four rows of a tile at once: eight lanes copy 16 bytes each of a row.
+    constexpr int kRowChunks = Config::kTileRowBytes / 16, kRowsAtOnce = 32 / kRowChunks;
+    const int lane = threadIdx.x % 32, chunk = lane % kRowChunks;
+#pragma unroll 1
+    for (int first = warp * kRowsAtOnce; first < Config::kBlockM; first += kQueryWarps * kRowsAtOnce) {
+      const int row = first + lane / kRowChunks;
+      const bool exists = row < tile.rows;
+      const int64_t index = Row(grid_, tile, exists ? row : 0).index(params_, item.request);
+      const auto* source = static_cast<const Element*>(params_.q) + index * Config::kDimQK + chunk * 8;
+      auto* target = reinterpret_cast<uint8_t*>(shared_.q) + device::swizzled_chunk(row, chunk);
+#pragma unroll
+      for (int t = 0; t < Config::kTiles; ++t) {
+        device::copy_16_bytes(target + t * Config::kTileBytes, source + t * Config::kTileColumns, exists);
+      }
+    }
+    announce(item, count);
+  }
+
+  // Those blocks of the item that go to a stage.
+  __device__ __forceinline__ void load_keys(const Item& item, int stage, uint32_t& round) {
+    const Tile tile(grid_, item.tile);
+    const int lane = threadIdx.x % 32, boxes = Config::kBlockN / grid_.box_slots;
+    const int box_slot = lane % boxes * grid_.box_slots;  // of the block, of this lane's box
+    const int32_t* table = params_.block_table + int64_t(item.request) * params_.max_pages;
+#pragma unroll 1
+    for (int block = item.first_block + stage; block < item.last_block; block += Config::kStages, ++round) {
+      // Where the box comes from. Beyond the length, and where the page is outside the pool, it is row -64: zeros.
+      const int key = block * Config::kBlockN + box_slot;
+      int row = -Config::kBlockN;
+      bool unsound = false;
+      if (key < item.keys) {
+        const int page = table[key / params_.page_size];
+        unsound = page < 0 || page >= params_.num_pages;
+        if (!unsound) row = page * params_.page_size + key % params_.page_size;
+      }
+      unsound = __any_sync(~0u, unsound);
+      // Lanes copy side by side: one tile after the other would take too long.
+      const auto load = [&](int first_tile, int tiles) {
+        const int t = first_tile + lane / boxes;
+        const bool copies = lane / boxes < tiles;
+        if (copies && box_slot == 0) device::arrive_and_expect(shared_.full[stage][t], Config::kTileBytes);
+        __syncwarp();
+        if (copies) {
+          device::copy_box(shared_.k[stage][t].elements + box_slot * Config::kTileColumns, keys_,
+                           shared_.full[stage][t], tile.key_head * Config::kDimQK + t * Config::kTileColumns, row);
+        }
+      };
+      // The half of the stage's own warpgroup comes free first; the other one with the last tile.
+      device::wait(shared_.empty[stage][stage], (round + 1) % 2);
+      if (lane == 0) shared_.unsound[stage] = unsound;
+      __syncwarp();
+      load(stage * Config::kHalfTiles, Config::kHalfTiles);
+      device::wait(shared_.empty[stage][1 - stage], (round + 1) % 2);
+      load((1 - stage) * Config::kHalfTiles, Config::kHalfTiles);
+      load(Config::kValueTiles, 1);
+    }
+  }
+};
+
+}  // namespace jax_flash_mla::dense_decode_sm90
