@@ -85,6 +85,16 @@ class DenseDecodeEmulatedTest(DenseDecodeTest):
     def test_the_recording_says_where_it_comes_from(self):
         self.assertTrue(about_recorded()["machine"]["cards"])
 
+    @parameterized.parameters(1, 2, 7)
+    def test_few_multiprocessors(self, sms):
+        """So that a thread block has many items, and many blocks of each."""
+        made = Problem(
+            np.random.default_rng(8), lengths=[700, 1000, 64, 0, 0, 333], h_q=40, s_q=2, causal=True, sink=True
+        )
+        made.spoil_unused(np.nan)
+        with mock.patch.dict(os.environ, JAX_FLASH_MLA_EMULATOR_SMS=str(sms)):
+            self.assert_right(made, run_poisoned(made, np.nan, emulated=True))
+
     def test_under_jit_and_vmap(self):
         rng = np.random.default_rng(4)
         problems = [Problem(rng, lengths=[70, 65], h_q=4) for _ in range(2)]
