@@ -24,11 +24,12 @@ def golden(group: str) -> dict[str, np.ndarray]:
 
 
 def recorded(group: str, family: families.Family) -> list[np.ndarray]:
-    """What the GPU wrote; AssertionError where nobody asked it."""
+    """What the GPU wrote; the test is skipped where nobody asked one."""
     out = []
     for i, output in enumerate(family.kernel.results.values()):
         raw = golden(group).get(f"{family.name}/{i}")
-        assert raw is not None, f"There is no golden data of {group}: {family.name}. Run record.py on a GPU."
+        if raw is None:
+            raise unittest.SkipTest(f"There is no golden data of {group}: {family.name}. Run record.py on a GPU.")
         out.append(raw.view(output.dtype).reshape(output.shape))
     return out
 

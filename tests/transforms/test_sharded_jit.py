@@ -157,7 +157,9 @@ class ShardedJitTest(OperationTest):
         # As many times the pool, and table entries all over it.
         table, pages = operands["block_table"], operands["k_cache"].shape[0]
         operands["k_cache"] = repeated(operands["k_cache"], 0, devices)
-        operands["block_table"] = table + pages * (jnp.arange(table.size).reshape(table.shape) % devices)
+        operands["block_table"] = table + pages * (
+            jnp.arange(table.size, dtype=table.dtype).reshape(table.shape) % devices
+        )
         call, placed = self.call(operation), self.placed(operands, dict(k_cache=0))
         self.assertEqual(collectives(call.lower(placed).compile()), {"all-gather": 1})
         self.assert_all_close(call(placed), operation.want(**operands))
