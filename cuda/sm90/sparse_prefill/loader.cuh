@@ -17,11 +17,12 @@ namespace jax_flash_mla::sparse_prefill_sm90 {
 template <typename Config>
 class Loader {
  public:
-  // Arrivals that complete an item's queries, and a tile of keys: the threads' copies, and what comes with them.
+  // Arrivals that complete an item's queries, and a tile of keys: the threads' copies, and those of each warp with the first
+  // tile and the last. Copies alone would not order what comes after them behind what was waited for before.
   static constexpr int kCopyingThreads = Config::kStageWarps * 32;
   static constexpr int kQueryArrivals = kCopyingThreads + 1;
   __device__ __forceinline__ static int key_arrivals(int stage, int tile) {
-    return kCopyingThreads + (tile == first_tile(stage) ? Config::kStageWarps : 0);
+    return kCopyingThreads + (tile == first_tile(stage) || tile == last_tile(stage) ? Config::kStageWarps : 0);
   }
 
   __device__ __forceinline__ Loader(const SparsePrefillParams& params, const Grid& grid,
@@ -61,8 +62,12 @@ class Loader {
   typename Config::SharedStorage& shared_;
   int stage_, warp_;
 
-  // The tile that is loaded, and multiplied, before the others.
+  // The tiles that are loaded, and multiplied, before and after the others.
   __device__ __forceinline__ static int first_tile(int stage) { return stage * Config::kHalfTiles; }
+  __device__ __forceinline__ static int last_tile(int stage) {
+    if constexpr (Config::kTiles > Config::kValueTiles) return Config::kLastTile;
+    return first_tile(1 - stage) + Config::kHalfTiles - 1;
+  }
 
   __device__ __forceinline__ int row() const { return threadIdx.x % 32 / kRowChunks; }
   __device__ __forceinline__ int chunk() const { return threadIdx.x % kRowChunks; }
@@ -137,9 +142,12 @@ class Loader {
         shared_.valid[stage_][warp_] = valid;
         device::arrive(shared_.full[stage_][first_tile(stage_)]);
       }
+      __syncwarp();
 #pragma unroll 1
       for (int t = 0; t < Config::kHalfTiles; ++t) load(first_tile(stage_) + t);
       device::wait(shared_.empty[stage_][1 - stage_], (round + 1) % 2);
+      if (threadIdx.x % 32 == 0) device::arrive(shared_.full[stage_][last_tile(stage_)]);
+      __syncwarp();
 #pragma unroll 1
       for (int t = 0; t < Config::kHalfTiles; ++t) load(first_tile(1 - stage_) + t);
       if constexpr (Config::kTiles > Config::kValueTiles) load(Config::kLastTile);
