@@ -60,7 +60,7 @@ const ptx::Variable* find_variable(const Module& module, std::string_view name) 
 
 void load(Binary& binary) {
   try {
-    binary.module = emulator::load(choose_image(read_wrapped_fat_binary(binary.wrapper)));
+    binary.module = emulator::load(choose_image(read_wrapped_fat_binary(binary.wrapper), code_architecture()));
   } catch (const NoImageError& error) {
     binary.error = cudaErrorNoKernelImageForDevice;
     binary.why = error.what();

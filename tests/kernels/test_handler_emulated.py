@@ -36,11 +36,11 @@ class DispatchTest(parameterized.TestCase):
         )
         return done.stdout.strip()
 
-    @parameterized.parameters("8.0", "8.9", "10.0", "12.0")
-    def test_no_kernel_for_the_device(self, capability):
+    @parameterized.parameters(("8.0", "H200"), ("8.9", "H200"), ("10.0", "B200"), ("12.0", "H200"))
+    def test_no_kernel_for_the_device(self, capability, name):
         self.assertRegex(
             self.call_on(capability),
-            r"^FAILED_PRECONDITION: jax_flash_mla has no dense_decode kernel for NVIDIA H200 \(emulated\) "
+            rf"^FAILED_PRECONDITION: jax_flash_mla has no dense_decode kernel for NVIDIA {name} \(emulated\) "
             rf'\(compute capability {capability}\); pass implementation="xla"$',
         )
 
