@@ -77,6 +77,7 @@ class Cta {
 
   int64_t register_pool = 0;  // registers that setmaxnreg.dec gave back, of a multiprocessor's
   TensorMemory tensor_memory;
+  bool saw_no_cluster_left = false;  // when it asked clusterlaunchcontrol for another
 
  private:
   void settle(uint32_t offset, Mbarrier& barrier);

@@ -114,6 +114,9 @@ using InstructionSet = std::unordered_map<std::string_view, Lower>;
 // By the first part of the opcode.
 const InstructionSet& instruction_set();
 
+// Those of cvt, whose rounding has been taken, that have a type of 4 or 6 bits or a scale; false: it has none of them.
+bool lower_small_conversion(Lowering& l, std::string_view rounding);
+
 // Each file of handlers adds what it has.
 void add_arithmetic(InstructionSet&);
 void add_conversions(InstructionSet&);
@@ -132,5 +135,6 @@ void add_tensor_copies(InstructionSet&);
 void add_video(InstructionSet&);
 void add_wgmma(InstructionSet&);
 void add_tcgen05(InstructionSet&);
+void add_cluster_launch_control(InstructionSet&);
 
 }  // namespace emulator
