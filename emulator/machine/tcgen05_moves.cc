@@ -22,20 +22,13 @@ namespace {
 // ld, st
 
 // What the lowering leaves in `modes`.
-struct Form {
-  FragmentShape shape;
-  int32_t registers;    // of a lane
-  int32_t half_offset;  // columns
-  bool is_packed;       // two elements of 16 bits in a register, which have a column each
-
-  void put(std::array<int32_t, 6>& modes) const { modes = {int32_t(shape), registers, half_offset, is_packed}; }
-  static Form of(const std::array<int32_t, 6>& modes) {
-    return {FragmentShape(modes[0]), modes[1], modes[2], bool(modes[3])};
-  }
-};
+TensorFragment fragment_of(const Instruction& instruction) {
+  const auto& modes = instruction.modes;
+  return {FragmentShape(modes[0]), modes[1], bool(modes[2]), modes[3]};
+}
 
 // The place that the address operand names, which must be one that the warp may name. `at`: its number.
-TensorPlace checked_place(Warp& warp, const Instruction& instruction, int at, const Form& form) {
+TensorPlace checked_place(Warp& warp, const Instruction& instruction, int at, const TensorFragment& form) {
   const TensorPlace place = TensorPlace::of(uint32_t(warp.address(instruction.operands[at], 0)));
   for (int lane = 1; lane < kLanes; ++lane) {
     if (uint32_t(warp.address(instruction.operands[at], lane)) != place.address()) {
@@ -55,28 +48,23 @@ TensorPlace checked_place(Warp& warp, const Instruction& instruction, int at, co
     illegal("The shape wants an address whose lane is a multiple of " + std::to_string(alignment) + ", not lane " +
             std::to_string(place.lane) + ".");
   }
-  const uint32_t width = uint32_t(form.registers / registers_of(form.shape) * columns_of(form.shape));
-  const uint32_t cells = form.is_packed ? 2 : 1;
-  warp.cta().tensor_memory.check_columns(place.column, width * cells);
+  const TensorMemory& memory = warp.cta().tensor_memory;
+  memory.check_columns(place.column, form.width());
   if (form.shape == FragmentShape::k16x32bx2) {
-    warp.cta().tensor_memory.check_columns(place.column + uint32_t(form.half_offset), width * cells);
+    memory.check_columns(place.column + uint32_t(form.half_offset), form.width());
   }
   return place;
 }
 
-// The first of the cells that a register lies in: one, or two side by side.
-TensorPlace cell_of(const Form& form, TensorPlace base, int lane, int reg) {
-  const uint32_t cells = form.is_packed ? 2 : 1;
-  // The offset of 16x32bx2 counts columns, packed or not.
-  const uint32_t offset = form.shape == FragmentShape::k16x32bx2 && lane >= 16 ? uint32_t(form.half_offset) : 0;
-  const TensorPlace within = place_in_fragment(form.shape, 0, uint32_t(lane), uint32_t(reg));
-  return {base.lane + within.lane, base.column + within.column * cells + offset};
+TensorPlace cell_of(const TensorFragment& form, TensorPlace base, int lane, int reg) {
+  const TensorPlace within = form.place(uint32_t(lane), uint32_t(reg));
+  return {base.lane + within.lane, base.column + within.column};
 }
 
 // Operands: registers, address.
 Step load_fragment(Warp& warp, const Instruction& instruction, Mask mask) {
   need_whole_warp(mask);
-  const Form form = Form::of(instruction.modes);
+  const TensorFragment form = fragment_of(instruction);
   const TensorMemory& memory = warp.cta().tensor_memory;
   const TensorPlace base = checked_place(warp, instruction, form.registers, form);
   for (int reg = 0; reg < form.registers; ++reg) {
@@ -98,7 +86,7 @@ Step load_fragment(Warp& warp, const Instruction& instruction, Mask mask) {
 // Operands: registers, address.
 Step store_fragment(Warp& warp, const Instruction& instruction, Mask mask) {
   need_whole_warp(mask);
-  const Form form = Form::of(instruction.modes);
+  const TensorFragment form = fragment_of(instruction);
   const TensorPlace base = checked_place(warp, instruction, form.registers, form);
   std::vector<uint32_t> values(size_t(form.registers) * kLanes);
   for (int reg = 0; reg < form.registers; ++reg) {
@@ -106,6 +94,7 @@ Step store_fragment(Warp& warp, const Instruction& instruction, Mask mask) {
   }
   TensorMemory& memory = warp.cta().tensor_memory;
   warp.cta().issue([&memory, form, base, values = std::move(values)] {
+    memory.check_columns(base.column, form.width());  // they may have been given back meanwhile
     for (int reg = 0; reg < form.registers; ++reg) {
       for (int lane = 0; lane < kLanes; ++lane) {
         const TensorPlace cell = cell_of(form, base, lane, reg);
@@ -145,26 +134,6 @@ int take_repetitions(Lowering& l, int most) {
 // ---------------------------------------------------------------------------------------------------------------------
 // cp
 
-// Rows of a matrix in shared memory, and the lanes that get them: warps of 32 lanes each, or every 32nd lane.
-struct FillShape {
-  std::string_view name, multicast;
-  uint32_t rows, chunks;  // of 16 bytes
-  // Lane of a row in the copy `i`, of as many as make 128 lanes.
-  uint32_t (*lane)(uint32_t row, uint32_t i);
-  uint32_t copies;
-  uint32_t lanes;  // that a copy spans, beyond the address's
-};
-
-constexpr FillShape kFills[] = {
-    {"128x256b", "", 128, 2, [](uint32_t row, uint32_t) { return row; }, 1, 128},
-    {"128x128b", "", 128, 1, [](uint32_t row, uint32_t) { return row; }, 1, 128},
-    {"4x256b", "", 4, 2, [](uint32_t row, uint32_t) { return 32 * row; }, 1, 97},
-    {"64x128b", "warpx2::02_13", 64, 1, [](uint32_t row, uint32_t i) { return row + 64 * i; }, 2, 128},
-    {"64x128b", "warpx2::01_23", 64, 1, [](uint32_t row, uint32_t i) { return row / 32 * 64 + row % 32 + 32 * i; }, 2,
-     128},
-    {"32x128b", "warpx4", 32, 1, [](uint32_t row, uint32_t i) { return row + 32 * i; }, 4, 128},
-};
-
 void fill(Cta& cta, const FillShape& shape, TensorPlace base, const SharedDescriptor& source) {
   constexpr uint32_t kCellsPerChunk = 4;
   cta.tensor_memory.check_columns(base.column, shape.chunks * kCellsPerChunk);
@@ -192,7 +161,7 @@ Step copy_from_shared(Warp& warp, const Instruction& instruction, Mask mask) {
   check_group(cta, group);
   for_lanes(mask, [&](int lane) {
     const TensorPlace base = TensorPlace::of(uint32_t(warp.address(instruction.operands[0], lane)));
-    if (base.lane + shape.lanes > kTensorLanes) {
+    if (base.lane + shape.lanes() > kTensorLanes) {
       throw Fault(FaultCode::kIllegalAddress,
                   "tcgen05.cp would fill lanes beyond the last, from lane " + std::to_string(base.lane) + " on.");
     }
@@ -214,7 +183,7 @@ void lower_tensor_move(Lowering& l, bool is_load) {
     if (l.take(candidate.name)) named = &candidate;
   }
   if (!named) l.unknown("its shape is unknown");
-  Form form = {};
+  TensorFragment form;
   form.shape = named->shape;
   form.registers = take_repetitions(l, named->most) * registers_of(named->shape);
   form.is_packed = l.take(is_load ? "pack::16b" : "unpack::16b");
@@ -233,7 +202,7 @@ void lower_tensor_move(Lowering& l, bool is_load) {
   is_load ? l.destinations(registers, 32, &count) : l.sources(registers, 32, &count);
   if (int(count) != form.registers) l.unknown("it has another number of registers than expected");
   l.address(address);
-  form.put(l.out.modes);
+  l.out.modes = {int32_t(form.shape), form.registers, form.is_packed, form.half_offset};
   l.out.is_aligned = true;
   l.out.run = is_load ? load_fragment : store_fragment;
 }

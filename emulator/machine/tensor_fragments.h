@@ -1,7 +1,8 @@
-// Where in tensor memory the registers of a warp lie, and the elements of an accumulator.
+// Where in tensor memory the registers of a warp lie, rows of shared memory, and the elements of an accumulator.
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include "emulator/machine/tensor_memory.h"
 
@@ -30,23 +31,66 @@ constexpr int columns_of(FragmentShape shape) {
   }
 }
 
-// The cell, relative to the address, of a register of one lane of a warp. `half_offset`: of 16x32bx2, where the columns
-// of the upper sixteen lanes begin.
-constexpr TensorPlace place_in_fragment(FragmentShape shape, uint32_t half_offset, uint32_t lane, uint32_t reg) {
-  switch (shape) {
-    case FragmentShape::k32x32b:
-      return {lane, reg};
-    case FragmentShape::k16x64b:
-      return {lane % 2 * 8 + lane / 4, reg * 2 + lane / 2 % 2};
-    case FragmentShape::k16x128b:
-      return {reg % 2 * 8 + lane / 4, reg / 2 * 4 + lane % 4};
-    case FragmentShape::k16x256b:
-      return {reg / 2 % 2 * 8 + lane / 4, reg / 4 * 8 + lane % 4 * 2 + reg % 2};
-    case FragmentShape::k16x32bx2:
-      return {lane % 16, reg + (lane < 16 ? 0 : half_offset)};
+// What tcgen05.ld or .st moves: so many registers of each lane. Where two elements of 16 bits are packed into a register,
+// each of them has a column to itself. `half_offset`: of 16x32bx2, where the columns of the upper sixteen lanes begin.
+struct TensorFragment {
+  FragmentShape shape = FragmentShape::k32x32b;
+  int32_t registers = 1;
+  bool is_packed = false;
+  int32_t half_offset = 0;
+
+  constexpr uint32_t cells() const { return is_packed ? 2 : 1; }  // of a register
+  // Columns of it; of 16x32bx2, of either half.
+  constexpr uint32_t width() const { return uint32_t(registers / registers_of(shape) * columns_of(shape)) * cells(); }
+  // The first of the cells, relative to the address, of a register of one lane of a warp.
+  constexpr TensorPlace place(uint32_t lane, uint32_t reg) const {
+    const TensorPlace unpacked = unpacked_place(lane, reg);
+    const bool is_upper = shape == FragmentShape::k16x32bx2 && lane >= 16;
+    return {unpacked.lane, unpacked.column * cells() + (is_upper ? uint32_t(half_offset) : 0)};
   }
-  return {};
-}
+
+ private:
+  constexpr TensorPlace unpacked_place(uint32_t lane, uint32_t reg) const {
+    switch (shape) {
+      case FragmentShape::k32x32b:
+        return {lane, reg};
+      case FragmentShape::k16x64b:
+        return {lane % 2 * 8 + lane / 4, reg * 2 + lane / 2 % 2};
+      case FragmentShape::k16x128b:
+        return {reg % 2 * 8 + lane / 4, reg / 2 * 4 + lane % 4};
+      case FragmentShape::k16x256b:
+        return {reg / 2 % 2 * 8 + lane / 4, reg / 4 * 8 + lane % 4 * 2 + reg % 2};
+      case FragmentShape::k16x32bx2:
+        return {lane % 16, reg};
+    }
+    return {};
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// tcgen05.cp
+
+// Rows of a matrix in shared memory, and the lanes that get them.
+struct FillShape {
+  std::string_view name, multicast;
+  uint32_t rows, chunks;  // of 16 bytes
+  uint32_t copies;
+  // Lane of a row in one of the copies, relative to the address.
+  uint32_t (*lane)(uint32_t row, uint32_t copy);
+
+  // How many lanes from the address on it reaches.
+  uint32_t lanes() const { return lane(rows - 1, copies - 1) + 1; }
+};
+
+inline constexpr FillShape kFills[] = {
+    {"128x256b", "", 128, 2, 1, [](uint32_t row, uint32_t) { return row; }},
+    {"128x128b", "", 128, 1, 1, [](uint32_t row, uint32_t) { return row; }},
+    {"4x256b", "", 4, 2, 1, [](uint32_t row, uint32_t) { return 32 * row; }},
+    {"64x128b", "warpx2::02_13", 64, 1, 2, [](uint32_t row, uint32_t copy) { return row + 64 * copy; }},
+    {"64x128b", "warpx2::01_23", 64, 1, 2,
+     [](uint32_t row, uint32_t copy) { return row / 32 * 64 + row % 32 + 32 * copy; }},
+    {"32x128b", "warpx4", 32, 1, 4, [](uint32_t row, uint32_t copy) { return row + 32 * copy; }},
+};
 
 // ---------------------------------------------------------------------------------------------------------------------
 // tcgen05.mma
