@@ -2,20 +2,10 @@
 // main: its gemm on small integers, of which every sum is exact.
 #pragma once
 
-#include <cuda_runtime.h>
-
-#include <cstdio>
-#include <cstdlib>
 #include <random>
 #include <vector>
 
-#define CHECK(condition)                                                   \
-  do {                                                                     \
-    if (!(condition)) {                                                    \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                        \
-    }                                                                      \
-  } while (false)
+#include "tests/emulator/tutorials/check.h"
 
 template <typename T>
 std::vector<T> small_integers(int count, std::mt19937& random) {
