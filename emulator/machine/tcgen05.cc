@@ -53,21 +53,6 @@ void need_whole_warp(Mask mask) {
 
 namespace {
 
-// Columns that are free in both CTAs of a pair, or nothing.
-bool allocate_in_both(TensorMemory& one, TensorMemory& other, uint32_t columns, uint32_t* address) {
-  const auto first = one.allocate(columns);
-  if (!first) return false;
-  const auto second = other.allocate(columns);
-  // A pair allocates everything together, hence the same columns are free in both.
-  if (second && *second == *first) {
-    *address = *first;
-    return true;
-  }
-  one.deallocate(*first, columns);
-  if (second) other.deallocate(*second, columns);
-  return false;
-}
-
 // Does what both CTAs of a pair have come to. False: it has to wait.
 bool perform_together(PairRequest& mine, TensorMemory& own, TensorMemory& peer) {
   PairRequest& other = peer.request;
@@ -77,10 +62,14 @@ bool perform_together(PairRequest& mine, TensorMemory& own, TensorMemory& peer) 
         "The two CTAs of a pair have come to different tcgen05 instructions of .cta_group::2, or with other operands.");
   }
   switch (mine.kind) {
-    case PairRequest::Kind::kAllocate:
-      if (!allocate_in_both(own, peer, mine.columns, &mine.address)) return false;
-      other.address = mine.address;
+    case PairRequest::Kind::kAllocate: {
+      const auto first = own.allocate(mine.columns);
+      if (!first) return false;
+      // A pair allocates everything together: the same columns are free there.
+      peer.allocate(mine.columns);
+      mine.address = other.address = *first;
       break;
+    }
     case PairRequest::Kind::kDeallocate:
       own.deallocate(mine.address, mine.columns);
       peer.deallocate(mine.address, mine.columns);
