@@ -136,6 +136,11 @@ ProductDescriptor ProductDescriptor::of(uint32_t descriptor, ProductKind kind, i
     illegal("There is no product of " + std::to_string(out.m) + " x " + std::to_string(out.n) +
             (is_ws ? " by .ws" : "") + " of .cta_group::" + std::to_string(ctas) + ".");
   }
+  const uint32_t part = out.n / uint32_t(ctas), per_chunk = 16 / uint32_t(bytes_of(out.b));
+  if (out.b_is_mn_major && part % per_chunk != 0) {
+    illegal("The " + std::to_string(part) + " columns of B that a CTA has are contiguous along N, but no multiple of " +
+            std::to_string(per_chunk) + ", the elements in 16 bytes.");
+  }
   return out;
 }
 

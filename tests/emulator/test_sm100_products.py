@@ -320,6 +320,8 @@ class ProductTest(Sm100Test):
         ("ws", Case(64, 32, ws=True), "There is no product of 64 x 32 by .ws"),
         ("half_of_bfloats", Case(half=True), "a type of accumulator that does not go with"),
         ("lane", Case(lane=16), "An accumulator of this shape begins in lane 0 of tensor memory, not in lane 16"),
+        ("chunks", Case(n=24, a=e4m3, b_placing=MN128), "The 24 columns of B", "no multiple of 16"),
+        ("chunks_of_two", Case(256, 16, a=e5m2, b_placing=MN64, group=2), "The 8 columns of B", "no multiple of 16"),
         ("pairs", Case(b_bits=(SWIZZLE_128 ^ PAIRS) << 61), "swizzled in chunks of 32 bytes, which it cannot be"),
         ("no_swizzle", Case(b_bits=1 << 61), "names no swizzle"),
         ("version", Case(b_bits=1 << 46), "does not have 1 in its bits 46 to 48"),
