@@ -52,6 +52,11 @@ void launch(const std::string& ptx, const std::string& kernel, const Triple& gri
             const Triple& cluster, uint32_t dynamic_shared, const nb::bytes& parameters,
             const std::vector<Buffer>& buffers) {
   const std::unique_ptr<emulator::Module> module = emulator::load(ptx);
+  const int architecture = emulator::runtime::code_architecture();
+  if (!module->text->target_parts().runs_on(architecture)) {
+    throw std::invalid_argument("The PTX is for " + module->text->target + ", and the device runs what is for sm_" +
+                                std::to_string(architecture) + ".");
+  }
   const emulator::ptx::Function* text = module->text->find(kernel);
   if (!text || !text->is_kernel) throw std::invalid_argument("There is no kernel " + kernel + " in the PTX.");
   emulator::Launch launch;

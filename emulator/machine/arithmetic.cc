@@ -141,6 +141,7 @@ void lower_float(Lowering& lower, Type type) {
   constexpr bool kIsFma = kOperation == Operation::kFma;
   Modes& modes = lower.out.modes;
   const Rounding rounding = kIsFma ? need_rounding(lower) : take_rounding(lower).value_or(Rounding::kNearestEven);
+  if (type == Type::kF32 && lower_mixed_float(lower, kOperation, rounding)) return;
   modes[kRounding] = int32_t(rounding);
   const bool is_half = type == Type::kF16 || type == Type::kF16x2;
   const bool is_bfloat = type == Type::kBF16 || type == Type::kBF16x2;
@@ -403,6 +404,13 @@ Handler general_extreme() {
 }
 
 template <bool kMaximum>
+Handler extreme_of_three() {
+  return lanewise_costly([](const Modes& modes, float a, float b, float c) {
+    return extreme<kMaximum>(modes, extreme<kMaximum>(modes, a, b), c);
+  });
+}
+
+template <bool kMaximum>
 void lower_extreme(Lowering& lower) {
   if (const std::string_view pair = lower.take_one_of({"u16x2", "s16x2"}); !pair.empty()) {
     return lower_integer_pair(lower, pair == "s16x2", kMaximum ? PairOperation::kMaximum : PairOperation::kMinimum);
@@ -415,8 +423,16 @@ void lower_extreme(Lowering& lower) {
   if (type != Type::kF64) {
     modes[kPropagateNan] = lower.take("NaN");
     modes[kXorSign] = lower.take("xorsign");
-    if (modes[kXorSign]) modes[kAbsolute] = lower.take("abs");
+    const bool has_three = type == Type::kF32 && lower.count() == 4;
+    if (modes[kXorSign] || has_three) modes[kAbsolute] = lower.take("abs");
     if (modes[kXorSign] && !modes[kAbsolute]) lower.unknown(".xorsign without .abs");
+    if (has_three) {
+      lower.need_architecture(100);
+      if (modes[kXorSign]) lower.unknown(".xorsign of three");
+      take_operands(lower, 32, 3);
+      lower.out.run = extreme_of_three<kMaximum>();
+      return;
+    }
   }
   take_operands(lower, bits_of(type), 2);
   if (type == Type::kF32 && !modes[kPropagateNan] && !modes[kXorSign]) {

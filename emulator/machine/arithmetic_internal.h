@@ -29,6 +29,9 @@ void lower_integer_maximum(Lowering& lower, Type type);
 enum class PairOperation { kAdd, kMinimum, kMaximum };
 void lower_integer_pair(Lowering& lower, bool is_signed, PairOperation operation);
 
+// .f32.f16 and .f32.bf16, of which the first and the rounding have been taken; false: it has no second type.
+bool lower_mixed_float(Lowering& lower, Operation operation, Rounding rounding);
+
 // Operand 0 a destination, the others sources, all of the same width.
 inline void take_operands(Lowering& lower, int bits, size_t sources) {
   if (lower.count() != sources + 1) lower.unknown("another number of operands");

@@ -430,6 +430,7 @@ void lower_rounding(Lowering& lower, Type to, Type from, std::string_view name) 
 void lower_cvt(Lowering& lower) {
   if (lower.take("pack")) return lower_pack(lower);
   const std::string_view rounding = lower.take_one_of({"rn", "rz", "rm", "rp", "rna", "rni", "rzi", "rmi", "rpi"});
+  if (lower_small_conversion(lower, rounding)) return;
   const Type to = lower.need_type(), from = lower.need_type();
   if (element_of(to)) {
     if (from != Type::kF32 && !element_of(from)) lower.unknown("not between these types");

@@ -40,8 +40,10 @@ struct Delivery {
   uint32_t destination = 0;
   uint32_t barrier = 0;
   std::optional<uint16_t> ctas;  // of a multicast
+  bool to_pairs = false;         // .cta_group::2
 
-  // Calls f(destination, barrier) for each CTA; both are at the same offsets in all of them.
+  // Calls f(destination, barrier) for each CTA; both are at the same offsets in all of them. Of pairs, the barriers are
+  // in the CTAs of even rank, or in those of odd rank, as the one that the instruction names.
   template <typename F>
   void for_each(F&& f) const {
     if (!ctas) {
@@ -50,7 +52,9 @@ struct Delivery {
     }
     constexpr uint32_t kOffset = (1u << kRankShift) - 1;
     for (uint32_t rank = 0; rank < 16; ++rank) {
-      if (*ctas >> rank & 1) f((destination & kOffset) | rank << kRankShift, (barrier & kOffset) | rank << kRankShift);
+      if (!(*ctas >> rank & 1)) continue;
+      const uint32_t barrier_rank = to_pairs ? (rank & ~1u) | (barrier >> kRankShift & 1) : rank;
+      f((destination & kOffset) | rank << kRankShift, (barrier & kOffset) | barrier_rank << kRankShift);
     }
   }
 };

@@ -148,6 +148,7 @@ void Cta::warp_exited() {
     if (barrier.arrived > 0 && barrier.expected == 0) arrive_named(number, 0, 0);
   }
   cluster_.settle_cluster_barrier();
+  if (live_warps() == 0) tensor_memory.check_empty();
 }
 
 void Cta::issue(std::function<void()> copy) {

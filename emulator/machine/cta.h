@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "emulator/machine/tensor_memory.h"
 #include "emulator/machine/warp.h"
 
 namespace emulator {
@@ -75,6 +76,8 @@ class Cta {
   bool finish_copies();  // false if there were none
 
   int64_t register_pool = 0;  // registers that setmaxnreg.dec gave back, of a multiprocessor's
+  TensorMemory tensor_memory;
+  bool saw_no_cluster_left = false;  // when it asked clusterlaunchcontrol for another
 
  private:
   void settle(uint32_t offset, Mbarrier& barrier);

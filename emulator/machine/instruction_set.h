@@ -69,6 +69,10 @@ class Lowering {
   std::optional<Type> take_type();  // the same; none left: nothing
   std::string_view take_next();     // the first untaken modifier, "" if none is left
   [[noreturn]] void unknown(const std::string& why) const;
+  // Unknown unless the PTX is for this architecture (90, 100) or a newer one.
+  void need_architecture(int least) const;
+  // Unknown unless the PTX is for this family of architectures and no other: sm_90a is of 9; sm_100a, sm_103f are of 10.
+  void need_family(int major) const;
 
   // --- Operands, by their number in the text. Each call appends to out.operands and returns the place there.
   size_t count() const { return text.operands.size(); }
@@ -110,6 +114,9 @@ using InstructionSet = std::unordered_map<std::string_view, Lower>;
 // By the first part of the opcode.
 const InstructionSet& instruction_set();
 
+// Those of cvt, whose rounding has been taken, that have a type of 4 or 6 bits or a scale; false: it has none of them.
+bool lower_small_conversion(Lowering& l, std::string_view rounding);
+
 // Each file of handlers adds what it has.
 void add_arithmetic(InstructionSet&);
 void add_conversions(InstructionSet&);
@@ -127,5 +134,7 @@ void add_copies(InstructionSet&);
 void add_tensor_copies(InstructionSet&);
 void add_video(InstructionSet&);
 void add_wgmma(InstructionSet&);
+void add_tcgen05(InstructionSet&);
+void add_cluster_launch_control(InstructionSet&);
 
 }  // namespace emulator

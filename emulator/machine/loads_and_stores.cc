@@ -1,5 +1,7 @@
 // Loads and stores of registers: ld, ldu, st.
 #include <cstring>
+#include <string>
+#include <vector>
 
 #include "emulator/machine/copies.h"
 #include "emulator/machine/cta.h"
@@ -8,7 +10,8 @@
 namespace emulator {
 namespace {
 
-constexpr int kMostBits = 128;  // of all elements together
+constexpr int kMostBits = 256;  // of all elements together
+constexpr int kMostBitsOfSm90 = 128;
 
 // What modes hold.
 enum Mode { kSpaceMode, kElements, kElementBytes, kSigned };
@@ -34,13 +37,23 @@ void take_hints(Lowering& lowering, bool& has_policy) {
   lowering.take_one_of({"ca", "cg", "cs", "lu", "cv", "wb", "wt"});
   lowering.take_one_of(
       {"L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate"});
+  lowering.take_one_of({"L2::evict_normal", "L2::evict_first", "L2::evict_last"});
   lowering.take_one_of({"L2::64B", "L2::128B", "L2::256B"});
   has_policy = lowering.take("L2::cache_hint");
 }
 
 int take_elements(Lowering& lowering) {
-  const auto vector = lowering.take_one_of({"v2", "v4"});
+  const auto vector = lowering.take_one_of({"v2", "v4", "v8"});
   return vector.empty() ? 1 : vector[1] - '0';
+}
+
+// That there are vectors of such elements: those of 256 bits are in global memory alone.
+void check_width(Lowering& lowering, int elements, int bits) {
+  if (bits < 8 || elements * bits > kMostBits) lowering.unknown("of this type");
+  if (elements * bits <= kMostBitsOfSm90 && elements < 8) return;
+  lowering.need_architecture(100);
+  const bool is_global = Space(lowering.out.modes[kSpaceMode]) == Space::kGlobal;
+  if (!is_global || bits < 32 || bits > 64) lowering.unknown("of this type");
 }
 
 // Puts a value into a register at least as wide.
@@ -123,14 +136,46 @@ void lower_ld(Lowering& lowering) {
   lowering.out.modes[kElements] = elements;
   lowering.out.modes[kElementBytes] = bits / 8;
   lowering.out.modes[kSigned] = type == Type::kS8 || type == Type::kS16 || type == Type::kS32;
-  if (bits < 8 || elements * bits > kMostBits) lowering.unknown("of this type");
+  check_width(lowering, elements, bits);
   lowering.address(1);
   take_values(lowering, 0, bits, true);
   lowering.out.run = load;
 }
 
+// Zeros. Operands: address, number of bytes.
+Step store_bulk(Warp& warp, const Instruction& instruction, Mask mask) {
+  const auto space = Space(instruction.modes[kSpaceMode]);
+  for_lanes(mask, [&](int lane) {
+    const uint64_t address = warp.address(instruction.operands[0], lane);
+    const uint64_t bytes = warp.get<uint64_t>(instruction.operands[1], lane);
+    if (bytes % 8 != 0 || bytes > 1u << 24) {
+      throw Fault(FaultCode::kIllegalInstruction,
+                  "st.bulk is told to fill " + std::to_string(bytes) + " bytes, no multiple of 8 up to 2^24.");
+    }
+    need_alignment(address & ~kWindowMask, 8, "destination");
+    if (space == Space::kGeneric && (address & kWindowMask) != kSharedWindow) {
+      throw Fault(FaultCode::kIllegalAddress, "st.bulk fills what is not shared memory.");
+    }
+    const std::vector<std::byte> zeros(bytes);
+    if (bytes) warp.write(space, address, zeros.data(), bytes, lane, 8);
+  });
+  return Step::kNext;
+}
+
+void lower_bulk_store(Lowering& lowering) {
+  lowering.need_architecture(100);
+  lowering.take("weak");
+  lowering.out.modes[kSpaceMode] = int32_t(lowering.take("shared::cta") ? Space::kShared : Space::kGeneric);
+  need_operands(lowering, 3);
+  if (lowering.constant(2) != 0) lowering.unknown("it fills with something other than zeros");
+  lowering.address(0);
+  lowering.source(1, 64);
+  lowering.out.run = store_bulk;
+}
+
 void lower_st(Lowering& lowering) {
   if (lowering.take("async")) return lower_async_store(lowering);
+  if (lowering.take("bulk")) return lower_bulk_store(lowering);
   bool has_policy = false;
   lowering.out.modes[kSpaceMode] = int32_t(take_space(lowering));
   take_hints(lowering, has_policy);
@@ -138,7 +183,7 @@ void lower_st(Lowering& lowering) {
   const int bits = bits_of(lowering.need_type());
   lowering.out.modes[kElements] = elements;
   lowering.out.modes[kElementBytes] = bits / 8;
-  if (bits < 8 || elements * bits > kMostBits) lowering.unknown("of this type");
+  check_width(lowering, elements, bits);
   lowering.address(0);
   take_values(lowering, 1, bits, false);
   lowering.out.run = store;

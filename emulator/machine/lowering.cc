@@ -130,6 +130,22 @@ std::string_view Lowering::take_next() {
 
 void Lowering::unknown(const std::string& why) const { throw UnknownForm(why); }
 
+void Lowering::need_architecture(int least) const {
+  const ptx::Target target = function_.module->text->target_parts();
+  if (target.architecture < least) {
+    unknown("it needs sm_" + std::to_string(least) + " or later, and this is PTX for " +
+            function_.module->text->target);
+  }
+}
+
+void Lowering::need_family(int major) const {
+  const ptx::Target target = function_.module->text->target_parts();
+  if (target.architecture / 10 != major || target.variant == 0) {
+    unknown("it needs sm_" + std::to_string(major) + "0a or its like, and this is PTX for " +
+            function_.module->text->target);
+  }
+}
+
 void Lowering::finish() {
   for (size_t i = 1; i < text.parts.size(); ++i) {
     if (!taken_[i]) unknown("." + text.parts[i]);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -38,6 +39,8 @@ struct Grid {
   std::byte* parameters;         // where kernels see them
   uint64_t workspace = 0;        // of a cooperative launch: the address that %envreg1 and %envreg2 tell
   Debugger* debugger = nullptr;  // null where nobody looks
+  // Takes a cluster that has not begun out of the launch, for the one that asks; nothing where there is none.
+  std::function<std::optional<Dim3>()> cancel_cluster;
 };
 
 // Runs until every thread has exited, or something goes wrong. Launches must fit the device: see the runtime.

@@ -51,6 +51,18 @@ inline void decode_each(const void* from, float (&values)[kMostPerChunk], Value&
   for (int i = 0; i < kPerChunk; ++i) values[i] = value(raw[i]);
 }
 
+// Sixteen codes side by side, the first in the lowest bits.
+inline void decode_narrow(const Format& format, const void* from, float (&values)[kMostPerChunk]) {
+  const int bits = 1 + format.exponent_bits + format.fraction_bits;
+  uint8_t raw[16];
+  std::memcpy(raw, from, sizeof(raw));
+  for (int i = 0; i < kMostPerChunk; ++i) {
+    const int at = i * bits;
+    const uint32_t two_bytes = raw[at / 8] | raw[at / 8 + 1] << 8;
+    values[i] = float(decode(format, two_bytes >> at % 8 & ((1u << bits) - 1)));
+  }
+}
+
 }  // namespace
 
 std::optional<Element> element_of(Type type) {
@@ -99,6 +111,12 @@ void decode(Element element, const void* from, float (&values)[kMostPerChunk]) {
       return decode_each<uint8_t>(from, values, [](uint8_t bits) { return kE4M3Values[bits]; });
     case Element::kE5M2:
       return decode_each<uint8_t>(from, values, [](uint8_t bits) { return kE5M2Values[bits]; });
+    case Element::kE2M3:
+      return decode_narrow(kE2M3Format, from, values);
+    case Element::kE3M2:
+      return decode_narrow(kE3M2Format, from, values);
+    case Element::kE2M1:
+      return decode_narrow(kE2M1Format, from, values);
     case Element::kS8:
       return decode_each<int8_t>(from, values, [](int8_t bits) { return float(bits); });
     case Element::kU8:

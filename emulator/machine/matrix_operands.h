@@ -12,7 +12,8 @@ namespace emulator {
 // ---------------------------------------------------------------------------------------------------------------------
 // Elements
 
-enum class Element : int32_t { kF16, kBF16, kTF32, kE4M3, kE5M2, kS8, kU8 };
+// Elements of 6 and 4 bits lie sixteen in a chunk, too: side by side in its first 12 or 8 bytes.
+enum class Element : int32_t { kF16, kBF16, kTF32, kE4M3, kE5M2, kE2M3, kE3M2, kE2M1, kS8, kU8 };
 
 inline constexpr int kMostPerChunk = 16;
 
@@ -29,6 +30,10 @@ constexpr int bytes_of(Element element) {
 }
 
 constexpr bool is_integer(Element element) { return element == Element::kS8 || element == Element::kU8; }
+// Narrower than a byte.
+constexpr bool is_narrow(Element element) {
+  return element == Element::kE2M3 || element == Element::kE3M2 || element == Element::kE2M1;
+}
 constexpr bool is_fp8(Element element) { return element == Element::kE4M3 || element == Element::kE5M2; }
 
 std::optional<Element> element_of(Type type);

@@ -33,13 +33,15 @@ struct Format {
   int exponent_bits;
   int fraction_bits;
   // kIeee: the highest exponent is for infinities and NaNs. kNan: only the code of all ones is none of the numbers.
-  enum class Specials { kIeee, kNan } specials;
+  // kNone: all codes are numbers; what is none becomes the largest.
+  enum class Specials { kIeee, kNan, kNone } specials;
   uint32_t nan;
 
   constexpr uint32_t sign() const { return 1u << (exponent_bits + fraction_bits); }
   constexpr int bias() const { return (1 << (exponent_bits - 1)) - 1; }
   // The highest code of a number.
   constexpr uint32_t largest() const {
+    if (specials == Specials::kNone) return sign() - 1;
     return specials == Specials::kIeee ? (((1u << exponent_bits) - 1) << fraction_bits) - 1 : sign() - 2;
   }
 };
@@ -50,6 +52,9 @@ inline constexpr Format kBfloatFormat{8, 7, Format::Specials::kIeee, kNan16};
 inline constexpr Format kTf32Format{8, 10, Format::Specials::kIeee, kNan32 >> 13};
 inline constexpr Format kE5M2Format{5, 2, Format::Specials::kIeee, 0x7F};
 inline constexpr Format kE4M3Format{4, 3, Format::Specials::kNan, 0x7F};
+inline constexpr Format kE2M3Format{2, 3, Format::Specials::kNone, 0x1F};
+inline constexpr Format kE3M2Format{3, 2, Format::Specials::kNone, 0x1F};
+inline constexpr Format kE2M1Format{2, 1, Format::Specials::kNone, 0x7};
 
 // `finite`: what is too large becomes the largest number (.satfinite).
 uint32_t encode(const Format& format, double value, Rounding rounding = Rounding::kNearestEven, bool finite = false);

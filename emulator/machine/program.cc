@@ -180,9 +180,10 @@ std::unique_ptr<Module> load(const std::string& ptx_text) {
 const InstructionSet& instruction_set() {
   static const InstructionSet set = [] {
     InstructionSet all;
-    for (const auto add : {add_arithmetic, add_conversions, add_logic, add_control, add_moves, add_loads_and_stores,
-                           add_atomics, add_warp_wide, add_matrix_moves, add_mma, add_barriers, add_mbarriers,
-                           add_copies, add_tensor_copies, add_video, add_wgmma}) {
+    for (const auto add :
+         {add_arithmetic, add_conversions, add_logic, add_control, add_moves, add_loads_and_stores, add_atomics,
+          add_warp_wide, add_matrix_moves, add_mma, add_barriers, add_mbarriers, add_copies, add_tensor_copies,
+          add_video, add_wgmma, add_tcgen05, add_cluster_launch_control}) {
       add(all);
     }
     return all;

@@ -110,6 +110,9 @@ std::string waits_for(const Warp& warp, const Fragment& fragment, Cta& cta) {
     case Wait::Kind::kRegisters:
       text << "waits for " << wait.address << " registers; others of its CTA have given up " << cta.register_pool;
       break;
+    case Wait::Kind::kTensorMemory:
+      text << "waits for tensor memory or for the peer of its CTA (" << wait.address << " columns)";
+      break;
   }
   return text.str();
 }

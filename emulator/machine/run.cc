@@ -84,6 +84,13 @@ class Schedule {
     }
   }
 
+  // Its work is then another's.
+  std::optional<Dim3> cancel() {
+    std::lock_guard lock(mutex_);
+    if (next_ >= clusters_.count()) return std::nullopt;
+    return place_of(next_++);
+  }
+
   std::optional<Report> report() { return std::move(report_); }
 
  private:
@@ -127,9 +134,12 @@ class Schedule {
     const uint64_t number = next_++;
     ++running_;
     lock.unlock();
-    const auto x = uint32_t(number % clusters_.x), y = uint32_t(number / clusters_.x % clusters_.y),
-               z = uint32_t(number / clusters_.x / clusters_.y);
-    return std::make_unique<Cluster>(grid_, Dim3{x, y, z});
+    return std::make_unique<Cluster>(grid_, place_of(number));
+  }
+
+  Dim3 place_of(uint64_t number) const {
+    return {uint32_t(number % clusters_.x), uint32_t(number / clusters_.x % clusters_.y),
+            uint32_t(number / clusters_.x / clusters_.y)};
   }
 
   void give_back(std::unique_ptr<Cluster> cluster, Cluster::State state, const Cluster::Progress& before,
@@ -226,8 +236,10 @@ std::optional<Report> run(const Launch& launch, Memory& memory) {
   }
 
   const std::unique_ptr<Debugger> debugger = Debugger::from_environment();
-  Grid grid{launch, memory, parameters, launch.cooperative ? reinterpret_cast<uint64_t>(workspace) : 0, debugger.get()};
+  Grid grid{launch,         memory, parameters, launch.cooperative ? reinterpret_cast<uint64_t>(workspace) : 0,
+            debugger.get(), nullptr};
   Schedule schedule(grid);
+  grid.cancel_cluster = [&] { return schedule.cancel(); };
   const uint64_t clusters = launch.grid.count() / launch.cluster.count();
   std::vector<std::thread> threads;
   for (int i = 1; i < worker_count(clusters); ++i) threads.emplace_back([&] { schedule.work(); });

@@ -16,9 +16,29 @@ struct Box {
   TensorMap map;
   TensorCoordinates origin = {};
   uint32_t shared = 0;
+  // .tile::gather4 and .tile::scatter4: four rows of a matrix, each a box of its own, which lie in shared memory as one box
+  // of four rows does. Coordinates are the column in which they begin, and the rows.
+  bool has_four_rows = false;
+
+  uint32_t bytes() const { return map.box_bytes() * (has_four_rows ? kRowsAtOnce : 1); }
+  // Calls f(origin, address) for each box of the map; the first one is to lie at that address of shared memory.
+  template <typename F>
+  void for_each(uint32_t address, F&& f) const {
+    if (!has_four_rows) return f(origin, address);
+    for (uint32_t i = 0; i < kRowsAtOnce; ++i) {
+      f(TensorCoordinates{origin[0], origin[1 + i]}, address + i * map.pitch());
+    }
+  }
+
+  static constexpr uint32_t kRowsAtOnce = 4;
 };
 
-// Operands from 0 on: where the box lies in shared memory, the map, coordinates. modes[0]: how many.
+constexpr int32_t kCoordinatesOfRows = 1 + Box::kRowsAtOnce;
+
+// What modes hold of instructions with a box; [1] and [2] are for others.
+enum BoxMode { kCoordinates = 0, kFourRows = 3, kPairs = 4 };
+
+// Operands from 0 on: where the box lies in shared memory, the map, coordinates.
 Box box_of(Warp& warp, const Instruction& instruction, int lane) {
   Box box;
   box.shared = uint32_t(warp.address(instruction.operands[0], lane));
@@ -26,12 +46,17 @@ Box box_of(Warp& warp, const Instruction& instruction, int lane) {
   const uint64_t map = warp.address(instruction.operands[1], lane);
   box.map =
       read_tensor_map(warp.resolve(Space::kGeneric, map, kTensorMapBytes, Access::kRead, lane, kTensorMapAlignment));
-  const int32_t rank = instruction.modes[0];
+  box.has_four_rows = instruction.modes[kFourRows];
+  const int32_t coordinates = instruction.modes[kCoordinates], rank = box.has_four_rows ? 2 : coordinates;
   if (box.map.rank != rank) {
     throw Fault(FaultCode::kIllegalInstruction, "The tensor map has a rank of " + std::to_string(box.map.rank) +
                                                     ", the instruction one of " + std::to_string(rank) + ".");
   }
-  for (int32_t d = 0; d < rank; ++d) box.origin[d] = warp.get<int32_t>(instruction.operands[2 + d], lane);
+  if (box.has_four_rows && box.map.rows() != 1) {
+    throw Fault(FaultCode::kIllegalInstruction, "The boxes of four rows have " + std::to_string(box.map.rows()) +
+                                                    " rows each by their map, which must say one.");
+  }
+  for (int32_t d = 0; d < coordinates; ++d) box.origin[d] = warp.get<int32_t>(instruction.operands[2 + d], lane);
 
   const auto unknown = [](const char* what) {
     throw Fault(FaultCode::kUnknownInstruction, std::string("The emulator does not know tensors ") + what + ".");
@@ -74,20 +99,19 @@ void copy_elements(TensorType type, std::byte* to, const std::byte* from, uint32
   }
 }
 
-void load(Cta& cta, const Box& box, uint32_t destination) {
-  const TensorMap& map = box.map;
+void load(Cta& cta, const TensorMap& map, const TensorCoordinates& origin, uint32_t destination) {
   const uint32_t row_bytes = map.row_bytes();
   // Swizzling keeps rows where they are, unless they are narrower than its span: those have holes between them, which
   // nobody writes.
   std::byte* whole = nullptr;
   if (row_bytes == map.pitch()) {
-    whole = cta.cluster().shared(destination, map.box_bytes(), Access::kWrite, kBoxAlignment);
+    whole = cta.cluster().shared(destination, map.box_bytes(), Access::kWrite);
   }
   const auto place = [&](uint32_t address, uint32_t bytes) {
     return whole ? whole + (address - destination) : cta.cluster().shared(address, bytes, Access::kWrite);
   };
   Allocation* last = nullptr;
-  for_rows(map, box.origin, destination, [&](const BoxRow& row) {
+  for_rows(map, origin, destination, [&](const BoxRow& row) {
     const auto outside = [&](uint32_t, uint32_t address, uint32_t bytes) {
       fill(map.fill, place(address, bytes), bytes);
     };
@@ -102,10 +126,18 @@ void load(Cta& cta, const Box& box, uint32_t destination) {
   });
 }
 
+// Of .cta_group::2 the barrier may be the peer's; where nothing is said it is in the CTA that gets the box.
+void need_barrier_of_group(uint32_t shared, const Delivery& delivery) {
+  const uint32_t ranks = shared >> kRankShift ^ delivery.barrier >> kRankShift;
+  if (ranks == 0 || (ranks == 1 && delivery.to_pairs)) return;
+  throw Fault(FaultCode::kIllegalAddress,
+              std::string("A box is for one CTA, and its mbarrier in another") + (delivery.to_pairs ? " pair." : "."));
+}
+
 // Operands: see box_of, then barrier, CTAs of a multicast. modes[1]: multicast; [2]: into the CTA's own shared memory.
 Step load_box(Warp& warp, const Instruction& instruction, Mask mask) {
   Cta& cta = warp.cta();
-  const Operand* const rest = instruction.operands + 2 + instruction.modes[0];
+  const Operand* const rest = instruction.operands + 2 + instruction.modes[kCoordinates];
   for_lanes(mask, [&](int lane) {
     const Box box = box_of(warp, instruction, lane);
     Delivery delivery;
@@ -114,11 +146,15 @@ Step load_box(Warp& warp, const Instruction& instruction, Mask mask) {
     need_alignment(delivery.barrier, 8, "mbarrier");
     if (instruction.modes[1]) delivery.ctas = warp.get<uint16_t>(rest[1], lane);
     if (instruction.modes[2]) need_own(cta, box.shared);
+    delivery.to_pairs = instruction.modes[kPairs];
+    need_barrier_of_group(box.shared, delivery);
     cta.issue([&cta, box, delivery] {
-      delivery.for_each([&](uint32_t destination, uint32_t) { load(cta, box, destination); });
+      delivery.for_each([&](uint32_t destination, uint32_t) {
+        box.for_each(destination,
+                     [&](const TensorCoordinates& origin, uint32_t address) { load(cta, box.map, origin, address); });
+      });
       // Elements outside of the tensor count as well.
-      delivery.for_each(
-          [&](uint32_t, uint32_t barrier) { cta.cluster().complete_transaction(barrier, box.map.box_bytes()); });
+      delivery.for_each([&](uint32_t, uint32_t barrier) { cta.cluster().complete_transaction(barrier, box.bytes()); });
     });
   });
   return Step::kNext;
@@ -146,7 +182,7 @@ template <typename F>
 void for_inside(Cta& cta, const Box& box, Access access, F&& f) {
   constexpr uint32_t kChunk = 16;
   Allocation* last = nullptr;
-  for_rows(box.map, box.origin, box.shared, [&](BoxRow row) {
+  const auto store_row = [&](BoxRow row) {
     if (row.begin == row.end) return;
     // An H200 writes whole chunks: a row that ends within one is followed by what the box has there.
     row.end = std::min((row.end + kChunk - 1) / kChunk * kChunk, box.map.row_bytes());
@@ -154,6 +190,9 @@ void for_inside(Cta& cta, const Box& box, Access access, F&& f) {
     for_pieces(box.map, row, row.begin, row.end, [&](uint32_t byte, uint32_t address, uint32_t bytes) {
       f(global + (byte - row.begin), cta.cluster().shared(address, bytes, Access::kRead), bytes);
     });
+  };
+  box.for_each(box.shared, [&](const TensorCoordinates& origin, uint32_t address) {
+    for_rows(box.map, origin, address, store_row);
   });
 }
 
@@ -234,6 +273,15 @@ void take_tile(Lowering& l) {
   l.take("tile");
 }
 
+// How many coordinates there are, in a mode that has four rows or in another.
+int32_t take_four_rows(Lowering& l, std::string_view mode, int32_t rank) {
+  if (!l.take(mode)) return rank;
+  l.need_architecture(100);
+  if (rank != 2) l.unknown("it has four rows, and is not .2d");
+  l.out.modes[kFourRows] = true;
+  return kCoordinatesOfRows;
+}
+
 // An operand [map, {coordinates}]: the address and the coordinates.
 void lower_map(Lowering& l, int i, int32_t rank) {
   l.address(i);
@@ -254,22 +302,24 @@ void lower_map(Lowering& l, int i, int32_t rank) {
 
 // What stores and reductions share: [map, {coordinates}], [shared].
 void lower_to_global(Lowering& l, int32_t rank) {
+  rank = take_four_rows(l, "tile::scatter4", rank);
   take_tile(l);
   const bool has_policy = l.take("L2::cache_hint");
   if (!l.take("bulk_group")) l.unknown("it is not .bulk_group");
   need_operands(l, 2 + has_policy);
   l.address(1);
   lower_map(l, 0, rank);
-  l.out.modes[0] = rank;
+  l.out.modes[kCoordinates] = rank;
 }
 
 }  // namespace
 
 void lower_tensor_copy(Lowering& l) {
-  const int32_t rank = take_rank(l);
+  int32_t rank = take_rank(l);
+  const std::string_view group = l.take_one_of({"cta_group::1", "cta_group::2"});
   // The direction is the order of the two spaces.
   const std::string_view destination = l.take_next(), source = l.take_next();
-  if (destination == "global" && source == "shared::cta") {
+  if (destination == "global" && source == "shared::cta" && group.empty()) {
     lower_to_global(l, rank);
     l.out.run = store_box;
     return;
@@ -278,6 +328,8 @@ void lower_tensor_copy(Lowering& l) {
   if ((!own && destination != "shared::cluster") || source != "global") {
     l.unknown("it copies from ." + std::string(source) + " to ." + std::string(destination));
   }
+  if (!group.empty()) l.need_architecture(100);
+  rank = take_four_rows(l, "tile::gather4", rank);
   take_tile(l);
   if (!l.take("mbarrier::complete_tx::bytes")) l.unknown("it does not complete on an mbarrier");
   const bool multicast = !own && l.take("multicast::cluster");
@@ -287,7 +339,7 @@ void lower_tensor_copy(Lowering& l) {
   lower_map(l, 1, rank);
   l.address(2);
   if (multicast) l.source(3, 16);
-  l.out.modes = {rank, multicast, own};
+  l.out.modes = {rank, multicast, own, l.out.modes[kFourRows], group == "cta_group::2"};
   l.out.run = load_box;
 }
 
@@ -303,8 +355,9 @@ void lower_tensor_reduction(Lowering& l) {
 }
 
 void lower_tensor_prefetch(Lowering& l) {
-  const int32_t rank = take_rank(l);
+  int32_t rank = take_rank(l);
   if (!l.take("L2") || !l.take("global")) l.unknown("it is not .L2.global");
+  rank = take_four_rows(l, "tile::gather4", rank);
   take_tile(l);
   need_operands(l, l.take("L2::cache_hint") ? 2 : 1);
   lower_map(l, 0, rank);

@@ -6,13 +6,7 @@
 #include <limits>
 
 #include "emulator/machine/numerics.h"
-
-// Compiled twice, for processors that have wide vectors and for those that have none.
-#if defined(__x86_64__) && defined(__GNUC__)
-#define EMULATOR_AVX2_IF_THERE [[gnu::target_clones("avx2", "default")]]
-#else
-#define EMULATOR_AVX2_IF_THERE
-#endif
+#include "emulator/machine/wide_vectors.h"
 
 namespace emulator {
 namespace {

@@ -22,9 +22,18 @@ enum class Space : int32_t { kGeneric, kGlobal, kShared, kLocal, kParam, kConst 
 
 // What a group of lanes waits for. Kept while it waits, so that an instruction executed again knows that it was before.
 struct Wait {
-  enum class Kind { kNothing, kLanes, kMbarrier, kNamedBarrier, kClusterBarrier, kWarpgroup, kRegisters };
+  enum class Kind {
+    kNothing,
+    kLanes,
+    kMbarrier,
+    kNamedBarrier,
+    kClusterBarrier,
+    kWarpgroup,
+    kRegisters,
+    kTensorMemory
+  };
   Kind kind = Kind::kNothing;
-  uint32_t address = 0;     // kMbarrier; kNamedBarrier: its number; kLanes: which; kRegisters: how many
+  uint32_t address = 0;     // kMbarrier; kNamedBarrier: its number; kLanes: which; kRegisters, kTensorMemory: how many
   uint32_t phase = 0;       // kMbarrier: the parity
   uint64_t generation = 0;  // of the barrier when these lanes arrived there
   bool arrived = false;     // these lanes are counted already

@@ -3,6 +3,7 @@
 // With a member mask the loop that runs a warp sees to it that all lanes named in it execute these together.
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "emulator/machine/instruction_set.h"
 #include "emulator/machine/numerics.h"
@@ -221,8 +222,29 @@ Handler bitwise_reduction_named(std::string_view name) {
   return nullptr;
 }
 
+// +0 is more than -0. Of NaNs, only numbers count, unless one is to be the result.
+template <bool kMaximum>
+Step reduce_floats(Warp& warp, const Instruction& instruction, Mask mask) {
+  const bool is_absolute = instruction.modes[0], keeps_nan = instruction.modes[1];
+  const Mask members = warp.get<uint32_t>(instruction.operands[2], first_lane(mask)) & mask;
+  float result = std::bit_cast<float>(kNan32);
+  bool has_nan = false;
+  for_lanes(members, [&](int lane) {
+    float value = warp.get<float>(instruction.operands[1], lane);
+    if (is_absolute) value = std::fabs(value);
+    has_nan |= is_nan(value);
+    if (is_nan(value)) return;
+    const bool is_less = value < result || (value == result && std::signbit(value));
+    if (is_nan(result) || is_less != kMaximum) result = value;
+  });
+  if (keeps_nan && has_nan) result = std::bit_cast<float>(kNan32);
+  for_lanes(mask, [&](int lane) { warp.put<float>(instruction.operands[0], lane, result); });
+  return Step::kNext;
+}
+
 void lower_redux(Lowering& lowering) {
   const auto name = lowering.need_one_of({"add", "min", "max", "and", "or", "xor"});
+  const bool is_absolute = lowering.take("abs"), keeps_nan = lowering.take("NaN");
   switch (lowering.need_type()) {
     case Type::kU32:
       lowering.out.run = reduction_named<uint32_t>(name);
@@ -233,9 +255,16 @@ void lower_redux(Lowering& lowering) {
     case Type::kB32:
       lowering.out.run = bitwise_reduction_named(name);
       break;
+    case Type::kF32:
+      lowering.need_family(10);
+      lowering.out.modes = {is_absolute, keeps_nan};
+      lowering.out.run = name == "min" ? reduce_floats<false> : name == "max" ? reduce_floats<true> : nullptr;
+      break;
     default:
       lowering.unknown("of this type");
   }
+  const bool is_integer = lowering.out.run != reduce_floats<false> && lowering.out.run != reduce_floats<true>;
+  if ((is_absolute || keeps_nan) && is_integer) lowering.unknown("not of this type");
   if (!lowering.out.run) lowering.unknown("not of this type");
   lowering.destination(0, 32);
   lowering.source(1, 32);

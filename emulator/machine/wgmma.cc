@@ -286,6 +286,7 @@ void lower_mma_async(Lowering& lowering) {
 }
 
 void lower_wgmma(Lowering& lowering) {
+  lowering.need_family(9);
   const std::string_view what = lowering.need_one_of({"fence", "commit_group", "wait_group", "mma_async"});
   if (!lowering.take("sync") || !lowering.take("aligned")) lowering.unknown("it is not .sync.aligned");
   lowering.out.is_aligned = true;

@@ -1,4 +1,4 @@
-// Where the elements of a tile in shared memory lie according to a WGMMA descriptor.
+// Where the elements of a tile in shared memory lie according to a descriptor of WGMMA or tcgen05.
 #pragma once
 
 #include <cstdint>
@@ -18,12 +18,17 @@ namespace emulator {
 //
 // and the swizzle then exchanges 16-byte chunks within each 128 bytes, depending on which 128 bytes these are. As it
 // looks at addresses and not at coordinates, a start that was moved on within an atom needs no care.
+//
+// tcgen05 has one more, for MN-major operands of 32 bits: pairs of chunks are exchanged, and an atom has four lines,
+//
+//   ((T, 8, m), (4, k)) : ((1, T, leading), (8T, stride))
 struct OperandLayout {
   uint32_t start = 0;  // address in shared memory, of 18 bits
   uint32_t leading = 0;
   uint32_t stride = 0;
   uint32_t base_offset = 0;  // where the pattern begins, in units of 128 bytes modulo 8
   int swizzle_bits = 0;      // 0 to 3: chunks are exchanged within 16, 32, 64 or 128 bytes
+  bool swaps_pairs = false;  // of chunks, within 128 bytes
 
   static OperandLayout of(uint64_t descriptor);
 
@@ -31,13 +36,14 @@ struct OperandLayout {
   // an MN-major operand, rows column · T … at k = `line`.
   uint32_t chunk(bool k_major, uint32_t line, uint32_t column) const {
     const uint32_t cores_in_line = 1u << swizzle_bits;
-    uint32_t address = start + (line % 8) * (cores_in_line * 16);
+    const uint32_t lines = swaps_pairs ? 4 : 8;
+    uint32_t address = start + (line % lines) * (cores_in_line * 16);
     if (k_major) {
-      address += line / 8 * stride + column * (swizzle_bits == 0 ? leading : 16);
+      address += line / lines * stride + column * (swizzle_bits == 0 ? leading : 16);
     } else if (swizzle_bits == 0) {
-      address += line / 8 * leading + column * stride;
+      address += line / lines * leading + column * stride;
     } else {
-      address += line / 8 * stride + column % cores_in_line * 16 + column / cores_in_line * leading;
+      address += line / lines * stride + column % cores_in_line * 16 + column / cores_in_line * leading;
     }
     return swizzled(address);
   }
@@ -52,6 +58,7 @@ struct OperandLayout {
  private:
   uint32_t swizzled(uint32_t address) const {
     const uint32_t pattern_line = (address >> 7) - base_offset;
+    if (swaps_pairs) return address ^ (pattern_line & 3) << 5;
     return address ^ (pattern_line & ((1u << swizzle_bits) - 1)) << 4;
   }
 };

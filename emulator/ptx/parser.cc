@@ -1,5 +1,6 @@
 // Modules: their directives, variables and functions.
 #include <algorithm>
+#include <charconv>
 #include <iterator>
 #include <memory>
 #include <string>
@@ -276,6 +277,16 @@ void ModuleParser::resolve_aliases() {
 const Function* Module::find(std::string_view name) const {
   const auto found = std::find_if(functions.begin(), functions.end(), [&](auto& f) { return f->name == name; });
   return found == functions.end() ? nullptr : found->get();
+}
+
+Target read_target(std::string_view name) {
+  Target target;
+  const size_t begin = name.find('_') + 1;  // the beginning where there is none
+  const char* const end = name.data() + name.size();
+  const auto [behind, error] = std::from_chars(name.data() + begin, end, target.architecture);
+  if (error != std::errc()) return {};
+  if (behind != end && (*behind == 'a' || *behind == 'f')) target.variant = *behind;
+  return target;
 }
 
 std::unique_ptr<Module> parse(std::string_view text) { return ModuleParser(text).parse(); }

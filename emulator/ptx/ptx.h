@@ -113,6 +113,22 @@ struct Function {
   bool blocks_are_clusters = false;  // .blocksareclusters: a launch counts clusters
 };
 
+// What "sm_90a" consists of.
+struct Target {
+  int architecture = 0;  // 90
+  char variant = 0;      // 'a' or 'f': for that architecture or family alone; else 0
+
+  // Whether a device of a compute capability (90, 100) runs what is compiled for it.
+  bool runs_on(int capability) const {
+    if (variant == 'a') return architecture == capability;
+    if (variant == 'f') return architecture / 10 == capability / 10 && architecture <= capability;
+    return architecture <= capability;
+  }
+};
+
+// Of "sm_90a" or "compute_90a"; zeros where it is not like that.
+Target read_target(std::string_view name);
+
 struct Module {
   int version_major = 0, version_minor = 0;
   std::string target;  // "sm_90a"
@@ -121,6 +137,7 @@ struct Module {
   std::vector<std::unique_ptr<Function>> functions;  // also those only declared
 
   const Function* find(std::string_view name) const;
+  Target target_parts() const { return read_target(target); }
 };
 
 // The text is not PTX that this parser knows; says what and in which line.

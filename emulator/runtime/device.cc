@@ -1,7 +1,7 @@
 // The device that this runtime poses as, and the functions that ask about it.
 //
 // The numbers are those an H200 gives, save for what this runtime cannot do: textures, surfaces, memory pools, devices
-// that share memory.
+// that share memory. What is known of a B200 from public listings stands in kB200; the rest is taken to be the same.
 #include "emulator/runtime/device.h"
 
 #include <unistd.h>
@@ -90,7 +90,19 @@ constexpr Attribute kAttributes[] = {
     {cudaDevAttrMpsEnabled, 0},
 };
 
+constexpr Attribute kB200[] = {
+    {cudaDevAttrClockRate, 1965000},
+    {cudaDevAttrMemoryClockRate, 3996000},
+    {cudaDevAttrL2CacheSize, 126 << 20},
+    {cudaDevAttrMaxPersistingL2CacheSize, 126 * 5 / 8 << 20},
+};
+
+bool is_b200() { return code_architecture() >= 100; }
+
 const Attribute* find_attribute(cudaDeviceAttr which) {
+  for (const Attribute& attribute : kB200) {
+    if (is_b200() && attribute.which == which) return &attribute;
+  }
   const auto* end = std::end(kAttributes);
   const auto* found = std::find_if(std::begin(kAttributes), end, [=](auto& entry) { return entry.which == which; });
   return found == end ? nullptr : found;
@@ -101,17 +113,19 @@ int value(cudaDeviceAttr which) { return find_attribute(which)->value; }
 }  // namespace
 
 int num_sms() {
-  constexpr int kOfAnH200 = 132, kMost = 1024;
-  return int(environment_number("JAX_FLASH_MLA_EMULATOR_SMS", kOfAnH200, 1, kMost));
+  constexpr int kOfAnH200 = 132, kOfAB200 = 148, kMost = 1024;
+  return int(environment_number("JAX_FLASH_MLA_EMULATOR_SMS", is_b200() ? kOfAB200 : kOfAnH200, 1, kMost));
 }
 
 int resident_clusters(uint32_t cluster_size, uint32_t blocks_per_sm) {
   // A cluster stays within a group of multiprocessors. An H200's groups differ; these sizes agree with what it says of
   // its clusters of 2, 8 and 16, and come close for other sizes.
-  constexpr uint32_t kGroups[] = {18, 18, 18, 18, 18, 16, 16, 10};
+  // Of a B200's nothing is known here but how many multiprocessors they have together.
+  constexpr uint32_t kOfAnH200[] = {18, 18, 18, 18, 18, 16, 16, 10}, kOfAB200[] = {20, 18, 18, 18, 20, 18, 18, 18};
+  const auto& groups = is_b200() ? kOfAB200 : kOfAnH200;
   uint32_t clusters = 0;
   for (uint32_t sms = uint32_t(num_sms()), i = 0; sms > 0; ++i) {
-    const uint32_t group = std::min(sms, kGroups[i % std::size(kGroups)]);
+    const uint32_t group = std::min(sms, groups[i % std::size(groups)]);
     clusters += group / cluster_size * blocks_per_sm;
     sms -= group;
   }
@@ -121,20 +135,26 @@ int resident_clusters(uint32_t cluster_size, uint32_t blocks_per_sm) {
 int compute_capability() {
   const char* name = "JAX_FLASH_MLA_EMULATOR_CAPABILITY";
   const char* said = std::getenv(name);
-  if (!said || !*said) return kComputeCapability;
+  constexpr int kOfAnH200 = 90;
+  if (!said || !*said) return kOfAnH200;
   int major = 0, minor = 0, end = 0;
   if (std::sscanf(said, "%d.%d%n", &major, &minor, &end) == 2 && !said[end] && major >= 1 && minor >= 0 && minor <= 9) {
     return major * 10 + minor;
   }
   std::fprintf(stderr, "%s=%s: not like 9.0, ignored\n", name, said);
-  return kComputeCapability;
+  return kOfAnH200;
+}
+
+int code_architecture() {
+  const int capability = compute_capability();
+  return capability / 10 == 10 ? capability : 90;
 }
 
 size_t global_memory() {
-  constexpr size_t kH200 = 150109880320;
+  constexpr size_t kOfAnH200 = 150109880320, kOfAB200 = size_t{182642} << 20;
   // Whether a byte was written takes another byte.
   static const size_t fits = size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGE_SIZE)) / 2;
-  return std::min(kH200, fits);
+  return std::min(is_b200() ? kOfAB200 : kOfAnH200, fits);
 }
 
 }  // namespace emulator::runtime
@@ -193,7 +213,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (!properties) return fail(cudaErrorInvalidValue);
   if (device != 0) return fail(cudaErrorInvalidDevice);
   cudaDeviceProp p = {};
-  std::strcpy(p.name, "NVIDIA H200 (emulated)");
+  std::strcpy(p.name, is_b200() ? "NVIDIA B200 (emulated)" : "NVIDIA H200 (emulated)");
   p.totalGlobalMem = global_memory();
   p.sharedMemPerBlock = kDefaultSharedPerBlock;
   p.regsPerBlock = value(cudaDevAttrMaxRegistersPerBlock);

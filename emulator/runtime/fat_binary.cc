@@ -1,12 +1,9 @@
 #include "emulator/runtime/fat_binary.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cstdint>
 #include <cstring>
 #include <string_view>
-
-#include "emulator/runtime/device.h"
 
 namespace emulator::runtime {
 namespace {
@@ -65,19 +62,17 @@ T read(const std::byte* place) {
 // "sm_90a" of the .target directive, which says more than the header does.
 void read_target(PtxImage& image) {
   constexpr std::string_view kDirective = ".target sm_";
+  constexpr size_t kPrefix = std::string_view(".target ").size();
   const size_t at = image.text.find(kDirective);
   if (at == std::string::npos) return;
-  const char* begin = image.text.data() + at + kDirective.size();
-  const char* end = image.text.data() + image.text.size();
-  const auto [behind, error] = std::from_chars(begin, end, image.architecture);
-  if (error != std::errc()) return;
-  image.variant = behind != end && (*behind == 'a' || *behind == 'f') ? *behind : 0;
+  const ptx::Target target = ptx::read_target(std::string_view(image.text).substr(at + kPrefix));
+  if (target.architecture != 0) image.target = target;
 }
 
 PtxImage read_ptx(const EntryHeader& header, const std::byte* data) {
   PtxImage image;
-  image.architecture = int(header.architecture);
-  image.variant = header.flags & kArchitectureOnly ? 'a' : header.flags & kFamilyOnly ? 'f' : 0;
+  image.target.architecture = int(header.architecture);
+  image.target.variant = header.flags & kArchitectureOnly ? 'a' : header.flags & kFamilyOnly ? 'f' : 0;
   image.readable = header.compressed_bytes == 0 && !(header.flags & (kCompressedLz4 | kCompressedZstd));
   if (!image.readable) return image;
   const auto* text = reinterpret_cast<const char*>(data);
@@ -87,14 +82,9 @@ PtxImage read_ptx(const EntryHeader& header, const std::byte* data) {
 }
 
 std::string name_of(const PtxImage& image) {
-  std::string name = "compute_" + std::to_string(image.architecture);
-  if (image.variant) name += image.variant;
+  std::string name = "compute_" + std::to_string(image.target.architecture);
+  if (image.target.variant) name += image.target.variant;
   return name;
-}
-
-bool runs_here(const PtxImage& image) {
-  if (image.variant) return image.variant == 'a' && image.architecture == kComputeCapability;
-  return image.architecture <= kComputeCapability;
 }
 
 }  // namespace
@@ -132,11 +122,14 @@ FatBinary read_fat_binary(const void* data, size_t limit) {
   return binary;
 }
 
-const std::string& choose_image(const FatBinary& binary) {
+const std::string& choose_image(const FatBinary& binary, int capability) {
   const PtxImage* best = nullptr;
-  const auto rank = [](const PtxImage& image) { return 2 * image.architecture + (image.variant == 'a'); };
+  const auto rank = [](const PtxImage& image) {
+    const char variant = image.target.variant;
+    return 3 * image.target.architecture + (variant == 'a' ? 2 : variant == 'f' ? 1 : 0);
+  };
   for (const PtxImage& image : binary.images) {
-    if (runs_here(image) && (!best || rank(image) > rank(*best))) best = &image;
+    if (image.target.runs_on(capability) && (!best || rank(image) > rank(*best))) best = &image;
   }
   if (best && !best->readable) {
     throw NoImageError("the PTX for " + name_of(*best) +
@@ -144,11 +137,14 @@ const std::string& choose_image(const FatBinary& binary) {
   }
   if (best) return best->text;
 
-  std::string what = "there is no PTX that compute capability 9.0 can run, only";
+  std::string what = "there is no PTX that compute capability " + std::to_string(capability / 10) + "." +
+                     std::to_string(capability % 10) + " can run, only";
   for (const PtxImage& image : binary.images) what += " " + name_of(image);
   if (binary.cubins > 0) what += (binary.images.empty() ? " " : " and ") + std::to_string(binary.cubins) + " cubin(s)";
   if (binary.images.empty() && binary.cubins == 0) what += " nothing";
-  throw NoImageError(what + ": compile with nvcc's options -gencode arch=compute_90a,code=compute_90a -no-compress");
+  const std::string wanted = "compute_" + std::to_string(capability) + "a";
+  throw NoImageError(what + ": compile with nvcc's options -gencode arch=" + wanted + ",code=" + wanted +
+                     " -no-compress");
 }
 
 }  // namespace emulator::runtime

@@ -1,7 +1,7 @@
 // The PTX texts in a fat binary, as nvcc puts it into an object.
 //
 // They have to be there as text: nvcc compresses PTX unless it is told not to. Hence its options for objects that are to
-// run here: -gencode arch=compute_90a,code=compute_90a -no-compress
+// run here: -gencode arch=compute_90a,code=compute_90a -no-compress; or compute_100a, compute_100f
 #pragma once
 
 #include <cstddef>
@@ -9,12 +9,13 @@
 #include <string>
 #include <vector>
 
+#include "emulator/ptx/ptx.h"
+
 namespace emulator::runtime {
 
 // One PTX text, or what says that there was one.
 struct PtxImage {
-  int architecture = 0;   // 90 for compute_90, compute_90a
-  char variant = 0;       // 'a' or 'f', of which the code runs on that architecture or family alone; else 0
+  ptx::Target target;
   bool readable = false;  // not compressed
   std::string text;       // empty where it is not readable
 };
@@ -39,7 +40,8 @@ FatBinary read_wrapped_fat_binary(const void* wrapper);
 // Reads the data themselves; at most `limit` bytes of them.
 FatBinary read_fat_binary(const void* data, size_t limit = size_t(-1));
 
-// The text that a device of compute capability 9.0 would choose: compute_90a, else the newest that is not newer.
-const std::string& choose_image(const FatBinary& binary);
+// The text that a device of a compute capability (90, 100) would choose: the one for it alone, that for its family, else
+// the newest that is not newer.
+const std::string& choose_image(const FatBinary& binary, int capability);
 
 }  // namespace emulator::runtime

@@ -55,10 +55,10 @@ std::string make(const std::vector<Entry>& entries) {
   return binary + body;
 }
 
-std::string chosen(const std::vector<Entry>& entries) {
+std::string chosen(const std::vector<Entry>& entries, int capability = 90) {
   const std::string bytes = make(entries);
   try {
-    return choose_image(read_fat_binary(bytes.data(), bytes.size()));
+    return choose_image(read_fat_binary(bytes.data(), bytes.size()), capability);
   } catch (const NoImageError& error) {
     return error.what();
   }
@@ -85,6 +85,16 @@ void test_choice() {
   CHECK(contains(chosen({family, cubin}), "only compute_100f and 1 cubin(s)"));
   CHECK(contains(chosen({cubin}), "code=compute_90a"));
   CHECK(contains(chosen({}), "only nothing"));
+  // On a B200.
+  const Entry b200{.architecture = 100, .flags = 0x100011, .data = ptx("sm_100a")};
+  const Entry b300{.architecture = 103, .flags = 0x100011, .data = ptx("sm_103a")};
+  CHECK(chosen({family, a, b200, plain}, 100) == ptx("sm_100a"));
+  CHECK(chosen({a, newer, family, b300}, 100) == ptx("sm_100f"));
+  CHECK(chosen({a, plain, newer, old}, 100) == ptx("sm_100"));
+  CHECK(chosen({a, plain, b300}, 100) == ptx("sm_90"));
+  CHECK(chosen({b200, family}, 103) == ptx("sm_100f"));
+  CHECK(contains(chosen({a}, 100), "compute capability 10.0 can run, only compute_90a"));
+  CHECK(contains(chosen({a}, 100), "code=compute_100a"));
 }
 
 void test_broken() {
@@ -106,10 +116,10 @@ void test_broken() {
   }
 }
 
-void test_file(const char* path) {
+void test_file(const char* path, int capability = 90) {
   std::ifstream file(path, std::ios::binary);
   const std::string bytes(std::istreambuf_iterator<char>(file), {});
-  const std::string text = choose_image(read_fat_binary(bytes.data(), bytes.size()));
+  const std::string text = choose_image(read_fat_binary(bytes.data(), bytes.size()), capability);
   CHECK(contains(text, ".version") && contains(text, ".entry"));
 }
 

@@ -73,7 +73,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* sy
   a.localSizeBytes = function.local_bytes;
   a.maxThreadsPerBlock = most > 0 ? std::min<int>(most, kMaxThreadsPerBlock) : int(kMaxThreadsPerBlock);
   a.numRegs = 0;  // nobody allocates registers here
-  a.ptxVersion = a.binaryVersion = kComputeCapability;
+  a.ptxVersion = a.binaryVersion = code_architecture();
   a.maxDynamicSharedSizeBytes = int(kernel->dynamic_shared_limit());
   a.preferredShmemCarveout = kernel->carveout;
   a.clusterDimMustBeSet = function.text->explicit_cluster;

@@ -60,7 +60,7 @@ const ptx::Variable* find_variable(const Module& module, std::string_view name) 
 
 void load(Binary& binary) {
   try {
-    binary.module = emulator::load(choose_image(read_wrapped_fat_binary(binary.wrapper)));
+    binary.module = emulator::load(choose_image(read_wrapped_fat_binary(binary.wrapper), code_architecture()));
   } catch (const NoImageError& error) {
     binary.error = cudaErrorNoKernelImageForDevice;
     binary.why = error.what();
@@ -87,13 +87,17 @@ void load(Binary& binary) {
 // With the registry locked.
 cudaError_t require(Binary& binary) {
   if (!std::exchange(binary.was_loaded, true)) load(binary);
-  return binary.error == cudaSuccess ? cudaSuccess : fail(binary.error, binary.why);
+  if (binary.error != cudaSuccess) return fail(binary.error, binary.why);
+  const ptx::Module& text = *binary.module->text;
+  if (text.target_parts().runs_on(code_architecture())) return cudaSuccess;
+  return fail(cudaErrorNoKernelImageForDevice,
+              "a module was loaded for " + text.target + ", and the device poses as another one since");
 }
 
 // The kernel's text in its module, made ready to run.
 cudaError_t require(Kernel& kernel) {
-  if (kernel.function) return cudaSuccess;
   if (const cudaError_t error = require(*kernel.binary); error != cudaSuccess) return error;
+  if (kernel.function) return cudaSuccess;
   const Module& module = *kernel.binary->module;
   const ptx::Function* text = module.text->find(kernel.name);
   if (!text || !text->is_kernel || !text->is_defined) {

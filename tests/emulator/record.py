@@ -262,7 +262,7 @@ def about(card: dict) -> dict[str, str | None]:
         "driver": card["driver_version"],
         "kernel_module": kernel_module(),
         "date": datetime.date.today().isoformat(),
-        "ptx": writing.HEADER.split()[1],
+        "ptx": writing.VERSION,
     }
 
 

@@ -9,8 +9,9 @@ import ml_dtypes
 import numpy as np
 from devices import Argument, Input, Kernel, Output, Scalar, TensorMap
 
-# The newest that CUDA 12.9 and later have, hence drivers 575 and 580.
-HEADER = ".version 8.7\n.target sm_90a\n.address_size 64\n"
+# The newest version that CUDA 12.9 and later have for SM90, hence drivers 575 and 580; and what SM100 needs.
+VERSION, SM100_VERSION = "8.7", "8.8"
+HEADER = ".version {version}\n.target {target}\n.address_size 64\n"
 
 # The types of PTX with the bits of their registers and what numpy has for them in memory.
 REGISTER_BITS = {
@@ -77,6 +78,7 @@ def kernel(
     functions: str = "",
     directives: str = "",
     entry: str = "test_kernel",
+    target: str = "sm_90a",
 ) -> Kernel:
     """A kernel around a body.
 
@@ -92,7 +94,7 @@ def kernel(
     ]
     lines += [".reg .b32 %thread;", "mov.u32 %thread, %tid.x;", *prologue(arguments)]
     parameters = ",\n  ".join(parameter(name, argument) for name, argument in arguments.items())
-    ptx = HEADER
+    ptx = HEADER.format(version=VERSION if target.startswith("sm_90") else SM100_VERSION, target=target)
     if dynamic_shared:
         ptx += ".extern .shared .align 1024 .b8 smem[];\n"
     ptx += textwrap.dedent(shared) + textwrap.dedent(functions)
@@ -124,6 +126,7 @@ def elementwise(
     inputs: Mapping[str, tuple[str, np.ndarray]],
     outputs: Mapping[str, str],
     declarations: str = "",
+    target: str = "sm_90a",
 ) -> Kernel:
     """Instructions on one element of each array, by a thread of its own.
 
@@ -151,7 +154,7 @@ def elementwise(
     for name, kind in outputs.items():
         body += [place(name, kind), *store(kind, f"%v{name}", "%place")]
     body.append("END:")
-    return kernel(arguments, body, block=BLOCK, grid=-(-count // BLOCK))
+    return kernel(arguments, body, block=BLOCK, grid=-(-count // BLOCK), target=target)
 
 
 BLOCK = 128

@@ -51,9 +51,10 @@ class DispatchTest(parameterized.TestCase):
 
     @parameterized.product(capability=("8.0", "8.9", "10.0", "12.0"), operation=OPERATIONS)
     def test_no_kernel_for_the_device(self, capability, operation):
+        name = "B200" if capability == "10.0" else "H200"
         self.assertRegex(
             self.call_on(capability, operation),
-            rf"^FAILED_PRECONDITION: jax_flash_mla has no {operation} kernel for NVIDIA H200 \(emulated\) "
+            rf"^FAILED_PRECONDITION: jax_flash_mla has no {operation} kernel for NVIDIA {name} \(emulated\) "
             rf'\(compute capability {capability}\); pass implementation="xla"$',
         )
 

@@ -2,20 +2,10 @@
 // gemm on small integers, of which every sum is exact.
 #pragma once
 
-#include <cuda_runtime.h>
-
-#include <cstdio>
-#include <cstdlib>
 #include <random>
 #include <vector>
 
-#define CHECK(condition)                                                   \
-  do {                                                                     \
-    if (!(condition)) {                                                    \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                        \
-    }                                                                      \
-  } while (false)
+#include "tests/emulator/tutorials/check.h"
 
 // C = A Bᵀ with A [m, k] and B [n, k], each of them contiguous in k ('T' and 'N') or in the other ('N' and 'T').
 inline void check_gemm(bool k_is_contiguous, int m, int n, int k) {

@@ -1,0 +1,6 @@
+#define main tutorial_main
+#include "examples/cute/tutorial/blackwell/01_mma_sm100.cu"
+#undef main
+#include "tests/emulator/tutorials/blackwell_gemm_test.h"
+
+int main() { return check_tutorial(); }
