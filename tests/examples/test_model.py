@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 from absl.testing import parameterized
+from tiny import setUpModule, tearDownModule  # noqa: F401
 
 from jax_flash_mla.examples.deepseek import attention_dsa as dsa
 from jax_flash_mla.examples.deepseek import cache as paged

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 from absl.testing import parameterized
+from tiny import setUpModule, tearDownModule  # noqa: F401
 
 from jax_flash_mla.examples.deepseek import cache as paged
 from jax_flash_mla.examples.deepseek import model, speculative

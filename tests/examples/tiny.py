@@ -13,6 +13,15 @@ DENSE = ModelConfig(d_model=32, layers=2, heads=2, q_rank=16, d_ffn=32, compute=
 SPARSE = dataclasses.replace(DENSE, indexer=Indexer(heads=2, dim=64, topk=8))
 
 
+def setUpModule():
+    """For test modules to import: compiling takes most of their time, and what is compiled runs briefly."""
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def tearDownModule():
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def weights(config, seed=0):
     """Random weights; those with an indexer serve without it too."""
     return jax.jit(model.init, static_argnums=1)(jax.random.key(seed), config)

@@ -19,6 +19,16 @@ speculative.py     several tokens a step, checked by the whole model
 pages.py           who owns which page
 engine.py          requests that join and leave
 serve.py           the serving command
+speed.py           tokens a second, and of what the device could do
 demo.py            train, generate, measure
 =================  =========================================================================
 """
+
+import importlib.util
+
+_NEEDED = {"optax": "optax", "orbax": "orbax-checkpoint", "matplotlib": "matplotlib"}
+_missing = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
+if _missing:
+    raise ImportError(
+        f"jax_flash_mla.examples.deepseek needs {', '.join(_missing)}: pip install 'jax-flash-mla[examples]'."
+    )
