@@ -63,7 +63,7 @@ struct Call {
   DenseDecodeParams params;
   ffi::DataType type;
   int64_t d_qk, d_v;
-  size_t partial_outs, partial_lses, plan_entries;  // elements of scratch
+  size_t partial_outs, partial_lses;  // elements of scratch
 
   // Whether there is no element to compute.
   bool is_empty() const { return params.b == 0 || params.s_q == 0; }
@@ -81,7 +81,7 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
                              ffi::Buffer<ffi::S32, 2> block_table, ffi::Buffer<ffi::S32, 1> cache_seqlens,
                              ffi::Buffer<ffi::F32, 2> attn_sink, ffi::Result<ffi::AnyBuffer> out,
                              ffi::ResultBuffer<ffi::F32, 3> lse, ffi::ResultBuffer<ffi::F32, 3> partial_out,
-                             ffi::ResultBuffer<ffi::F32, 2> partial_lse, ffi::ResultBuffer<ffi::S32, 2> plan) {
+                             ffi::ResultBuffer<ffi::F32, 2> partial_lse) {
   const auto refused = [](const auto&... parts) { return ffi::Unexpected(refuse(parts...)); };
   const Sizes q_sizes = q.dimensions(), k_sizes = k_cache.dimensions(), out_sizes = out->dimensions();
   const Sizes table_sizes = block_table.dimensions(), sink_sizes = attn_sink.dimensions();
@@ -121,7 +121,6 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
   call.d_v = out_sizes[3];
   call.partial_outs = partial_out->element_count();
   call.partial_lses = partial_lse->element_count();
-  call.plan_entries = plan->element_count();
   DenseDecodeParams& params = call.params;
   params.q = q.untyped_data();
   params.k_cache = k_cache.untyped_data();
@@ -132,7 +131,6 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
   params.lse = lse->typed_data();
   params.partial_out = partial_out->typed_data();
   params.partial_lse = partial_lse->typed_data();
-  params.plan = plan->typed_data();
   params.b = int32_t(b);
   params.s_q = int32_t(s_q);
   params.h_q = int32_t(h_q);
@@ -156,12 +154,9 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
 // Scratch must be of the sizes that the kernels know, for whatever dimension of values.
 ffi::Error check_scratch(const Call& call) {
   constexpr size_t kRows = size_t(kDenseDecodePartialTiles) * kDenseDecodeTileRows;
-  constexpr size_t kPlan = size_t(kDenseDecodeMaxCtas) * kDenseDecodePlanEntry;
-  if (call.partial_outs == kRows * call.d_v && call.partial_lses == kRows && call.plan_entries == kPlan) {
-    return ffi::Error::Success();
-  }
-  return refuse("scratch must have ", kRows * call.d_v, ", ", kRows, " and ", kPlan, " elements, got ",
-                call.partial_outs, ", ", call.partial_lses, " and ", call.plan_entries);
+  if (call.partial_outs == kRows * call.d_v && call.partial_lses == kRows) return ffi::Error::Success();
+  return refuse("scratch must have ", kRows * call.d_v, " and ", kRows, " elements, got ", call.partial_outs, " and ",
+                call.partial_lses);
 }
 
 // The limits of the kernels. They stand in the Python table too, which refuses in time and in better words.
@@ -194,8 +189,8 @@ const auto run = [](cudaStream_t stream, auto... arguments) -> ffi::Error {
   if (!kernel.launch) return no_kernel_for(**device, "dense_decode");
   if (call->is_empty()) {
     // Some work all the same: there are versions of XLA that refuse to capture a call that does none.
-    const size_t plan_bytes = call->plan_entries * sizeof(*call->params.plan);
-    return to_error(cudaMemsetAsync(call->params.plan, 0, plan_bytes, stream), "clearing the plan of dense_decode");
+    const size_t bytes = call->partial_lses * sizeof(*call->params.partial_lse);
+    return to_error(cudaMemsetAsync(call->params.partial_lse, 0, bytes, stream), "clearing scratch of dense_decode");
   }
   return to_error(kernel.launch(call->params, (*device)->num_sms, stream), "launching dense_decode");
 };
@@ -225,8 +220,7 @@ auto with_signature(Binding binding) {
       .template Ret<ffi::AnyBuffer>()             // out
       .template Ret<ffi::Buffer<ffi::F32, 3>>()   // lse
       .template Ret<ffi::Buffer<ffi::F32, 3>>()   // partial_out
-      .template Ret<ffi::Buffer<ffi::F32, 2>>()   // partial_lse
-      .template Ret<ffi::Buffer<ffi::S32, 2>>();  // plan
+      .template Ret<ffi::Buffer<ffi::F32, 2>>();  // partial_lse
 }
 
 #ifdef JAX_FLASH_MLA_TESTING

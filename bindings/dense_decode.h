@@ -3,13 +3,6 @@
 
 #include "xla/ffi/api/ffi.h"
 
-namespace jax_flash_mla {
-
-// Numbers in an entry of the plan, of which there is one for each thread block.
-inline constexpr int kDenseDecodePlanEntry = 4;
-
-}  // namespace jax_flash_mla
-
 XLA_FFI_DECLARE_HANDLER_SYMBOL(jax_flash_mla_dense_decode_initialize);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(jax_flash_mla_dense_decode);
 #ifdef JAX_FLASH_MLA_TESTING

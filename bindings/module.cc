@@ -46,7 +46,6 @@ nb::dict constants() {
   dense_decode["tile_rows"] = kDenseDecodeTileRows;
   dense_decode["max_ctas"] = kDenseDecodeMaxCtas;
   dense_decode["partial_tiles"] = kDenseDecodePartialTiles;
-  dense_decode["plan_entry"] = kDenseDecodePlanEntry;
   nb::dict all;
   all["dense_decode"] = dense_decode;
   return all;

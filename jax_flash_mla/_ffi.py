@@ -37,7 +37,7 @@ def dense_decode_with_scratch(
 
     Returns:
       out [b, s_q, h_q, d_v] of q's dtype, lse float32 [b, h_q, s_q]; then the scratch,
-      which means nothing to the caller: partial outputs, partial lse, and the plan.
+      which means nothing to the caller: partial outputs and partial lse.
     """
     b, s_q, h_q, _ = q.shape
     results = (

@@ -26,20 +26,19 @@ ARCHITECTURES = ("sm90", "sm100")
 
 # The kernels' own sizes; the extension tells the same as ``constants``. For dense decode: dimensions of a key and of a
 # value; query rows of one tile; most thread blocks of a launch; partial tiles, of which a thread block leaves two at
-# most; numbers in an entry of the plan.
+# most.
 SIZES = {
-    "dense_decode": dict(dim_qk=576, dim_v=512, tile_rows=64, max_ctas=160, partial_tiles=320, plan_entry=4),
+    "dense_decode": dict(dim_qk=576, dim_v=512, tile_rows=64, max_ctas=160, partial_tiles=320),
 }
 
 
 def _dense_decode_workspace(d_v: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Partial outputs, partial lse, and the plan."""
+    """Partial outputs and partial lse."""
     sizes = SIZES["dense_decode"]
     tiles = (sizes["partial_tiles"], sizes["tile_rows"])
     return (
         jax.ShapeDtypeStruct((*tiles, d_v), jnp.float32),
         jax.ShapeDtypeStruct(tiles, jnp.float32),
-        jax.ShapeDtypeStruct((sizes["max_ctas"], sizes["plan_entry"]), jnp.int32),
     )
 
 

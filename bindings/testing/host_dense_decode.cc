@@ -111,7 +111,6 @@ ffi::Error host_dense_decode(const DenseDecodeParams& params, ffi::DataType type
   constexpr size_t kRows = size_t(kDenseDecodePartialTiles) * kDenseDecodeTileRows;
   std::memset(params.partial_out, 0xFF, kRows * d_v * sizeof(float));
   std::memset(params.partial_lse, 0xFF, kRows * sizeof(float));
-  std::memset(params.plan, 0xAB, size_t(kDenseDecodeMaxCtas) * kDenseDecodePlanEntry * sizeof(int32_t));
   switch (type) {
     case ffi::F32:
       HostDenseDecode<float>(params, d_qk, d_v).run();

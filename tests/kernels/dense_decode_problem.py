@@ -161,11 +161,11 @@ class HandlerTest(parameterized.TestCase):
     def test_other_scratch_is_refused(self):
         """An extension of another build."""
         arrays = Problem(np.random.default_rng(1), lengths=[100]).arrays()
-        partial_out, partial_lse, plan = _support.WORKSPACES["dense_decode"](D_V)
-        small = jax.ShapeDtypeStruct((1, *plan.shape[1:]), plan.dtype)
-        counts = [math.prod(x.shape) for x in (partial_out, partial_lse, plan)]
-        text = "scratch must have {0}, {1} and {2} elements, got {0}, {1} and {3}".format(*counts, small.size)
-        with mock.patch.dict(_support.WORKSPACES, dense_decode=lambda d_v: (partial_out, partial_lse, small)):
+        partial_out, partial_lse = _support.WORKSPACES["dense_decode"](D_V)
+        small = jax.ShapeDtypeStruct((1, *partial_lse.shape[1:]), partial_lse.dtype)
+        counts = [math.prod(x.shape) for x in (partial_out, partial_lse)]
+        text = "scratch must have {0} and {1} elements, got {0} and {2}".format(*counts, small.size)
+        with mock.patch.dict(_support.WORKSPACES, dense_decode=lambda d_v: (partial_out, small)):
             self.assert_refused(text, *arrays)
 
     @parameterized.parameters((0, 1), (2, 0), (0, 0))
@@ -187,7 +187,7 @@ class HandlerTest(parameterized.TestCase):
 
 @functools.lru_cache(maxsize=64)
 def custom_call(scale, causal, emulated):
-    """The call on operands and five buffers that become its results."""
+    """The call on operands and four buffers that become its results."""
 
     def run(q, k_cache, block_table, cache_seqlens, attn_sink, *buffers):
         del buffers
@@ -195,7 +195,7 @@ def custom_call(scale, causal, emulated):
             q, k_cache, block_table, cache_seqlens, attn_sink, d_v=D_V, scale=scale, causal=causal, emulated=emulated
         )
 
-    return jax.jit(run, donate_argnums=range(5, 10), keep_unused=True)
+    return jax.jit(run, donate_argnums=range(5, 9), keep_unused=True)
 
 
 def filled(buffer, poison):
@@ -209,7 +209,7 @@ def run_poisoned(problem, poison, emulated=False):
     """Out and lse, from a call into buffers full of the bits of one value."""
     arrays = problem.arrays()
     call = custom_call(problem.scale, problem.causal, emulated)
-    empty = [jnp.zeros((), jnp.float32)] * 5
+    empty = [jnp.zeros((), jnp.float32)] * 4
     shapes = jax.eval_shape(call, *arrays, *empty)
     buffers = [filled(x, poison) for x in shapes]
     places = [x.unsafe_buffer_pointer() for x in buffers]

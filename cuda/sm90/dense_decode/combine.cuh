@@ -1,151 +1,167 @@
-// Joins the partial results of split items. A launch of its own, after the kernel that leaves them.
+// Joins the partial results of split items, once all thread blocks have left theirs.
 //
-// A warp joins a row at a time; or a quarter of one, where there are so few rows that warps would be left over. Everybody
-// finds the splits in the plan; nobody waits for anybody.
+// The warps of all thread blocks join units of eight rows by 32 columns. Where there are fewer units than warps, some warps
+// of a thread block share one: each adds up some of the partial results, and one of them adds up the sums.
 #pragma once
 
-#include "cuda/device/grid.cuh"
+#include "cuda/device/barrier.cuh"
 #include "cuda/device/math.cuh"
+#include "cuda/sm90/dense_decode/config.h"
 #include "cuda/sm90/dense_decode/schedule.cuh"
 #include "cuda/sm90/dense_decode/tile.cuh"
 
 namespace jax_flash_mla::dense_decode_sm90 {
 
-struct CombineConfig {
-  static constexpr int kThreads = 256, kBlocksPerSm = 3;
-  static constexpr int kWarps = kThreads / 32;
-  static constexpr int kQuarters = 4;                            // of a row
-  static constexpr int kColumns = kDenseDecodeDimV / kQuarters;  // of a quarter: four a lane
-  static_assert(kColumns == 32 * 4);
-  static constexpr int kVectorsAtOnce = 8;  // loaded before the first is added
-  // Entries of the plan that a lane looks at: lane, lane + 32, …
-  static constexpr int kEntries = (kDenseDecodeMaxCtas + 31) / 32;
-};
-
-// The splits that the kernel left in the plan.
-class Splits {
+template <typename Config>
+class Unit {
  public:
-  __device__ __forceinline__ Splits(const Split* plan, int parts) : plan_(plan) {
+  static constexpr int kColumnUnits = Config::kDimV / Config::kUnitColumns;  // of a tile
+
+  // Units of a split item, those of rows that its last tile does not have included.
+  __device__ __forceinline__ static int count(const Grid& grid) { return grid.lanes * row_units(grid) * kColumnUnits; }
+
+  __device__ __forceinline__ Unit(const DenseDecodeParams& params, const Grid& grid, const Splits& splits, int number)
+      : params_(params), grid_(grid) {
+    const int units = count(grid), of_item = number % units, of_lane = of_item % (row_units(grid) * kColumnUnits);
+    split_ = splits.list[number / units];
+    grid_lane_ = of_item / (row_units(grid) * kColumnUnits);
+    row_unit_ = of_lane / kColumnUnits;
+    column_unit_ = of_lane % kColumnUnits;
+    const int tile = split_.strip * grid.lanes + grid_lane_;
+    rows_ = tile < grid.tiles ? Tile(grid, tile).rows : 0;
+  }
+
+  __device__ __forceinline__ bool exists() const { return row_unit_ * Config::kUnitRows < rows_; }
+
+  // Adds up every share-th of the partial results from the member-th on.
+  __device__ __forceinline__ void add_partials(int member, int share) {
+    // Relative to the largest of all. A NaN passes the maximum by and makes the sum NaN.
+    row_max_ = -device::kInfinity;
+    for (int i = threadIdx.x % 4; i < partials(); i += 4) row_max_ = fmaxf(row_max_, partial_lse(i));
+    row_max_ = device::max_over_quad(row_max_);
+    if (row_max_ == -device::kInfinity) row_max_ = 0.0f;
+    constexpr int kAtOnce = Config::kPartialsAtOnce;
+    for (int first = member; first < partials(); first += share * kAtOnce) {
+      float4 x[kAtOnce][Config::kUnitVectors];
+      float weights[kAtOnce];
 #pragma unroll
-    for (int i = 0; i < CombineConfig::kEntries; ++i) {
-      const int part = i * 32 + threadIdx.x % 32;
-      found_[i] = __ballot_sync(~0u, part < parts && plan[part].request >= 0);
+      for (int j = 0; j < kAtOnce; ++j) {
+        const int i = first + j * share;
+        if (i >= partials()) continue;
+        weights[j] = partial_lse(i);
+#pragma unroll
+        for (int v = 0; v < Config::kUnitVectors; ++v) x[j][v] = partial_out(i, v);
+      }
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (first + j * share >= partials()) continue;
+        const float weight = exp2f(weights[j] - row_max_);
+        sum_ += weight;
+#pragma unroll
+        for (int v = 0; v < Config::kUnitVectors; ++v) {
+          out_[4 * v] += weight * x[j][v].x;
+          out_[4 * v + 1] += weight * x[j][v].y;
+          out_[4 * v + 2] += weight * x[j][v].z;
+          out_[4 * v + 3] += weight * x[j][v].w;
+        }
+      }
     }
   }
 
-  __device__ __forceinline__ int count() const {
-    int count = 0;
+  // What add_partials has summed up, to and from another warp's.
+  using Sums = float[4 * Config::kUnitVectors + 1][32];
+
+  __device__ __forceinline__ void leave(Sums& sums) const {
 #pragma unroll
-    for (uint32_t found : found_) count += __popc(found);
-    return count;
+    for (int i = 0; i < 4 * Config::kUnitVectors; ++i) sums[i][threadIdx.x % 32] = out_[i];
+    sums[4 * Config::kUnitVectors][threadIdx.x % 32] = sum_;
   }
 
-  // The split of a number; the same in all lanes.
-  __device__ __forceinline__ Split get(int number) const {
-    const uint32_t lane = threadIdx.x % 32, lower_lanes = (1u << lane) - 1;
-    int part = 0;
+  __device__ __forceinline__ void add(const Sums& sums) {
 #pragma unroll
-    for (int i = 0; i < CombineConfig::kEntries; ++i) {
-      const bool is_it = (found_[i] >> lane & 1) && __popc(found_[i] & lower_lanes) == number;
-      if (const uint32_t it = __ballot_sync(~0u, is_it)) part = i * 32 + __ffs(it) - 1;
-      number -= __popc(found_[i]);
+    for (int i = 0; i < 4 * Config::kUnitVectors; ++i) out_[i] += sums[i][threadIdx.x % 32];
+    sum_ += sums[4 * Config::kUnitVectors][threadIdx.x % 32];
+  }
+
+  __device__ __forceinline__ void write() const {
+    const bool attends = sum_ != 0.0f;
+    const int tile_row = this->tile_row();
+    const bool exists = tile_row < rows_;
+    const Row row(grid_, Tile(grid_, split_.strip * grid_.lanes + grid_lane_), exists ? tile_row : 0);
+    const float lse = attends ? (row_max_ + log2f(sum_)) * device::kLn2 : -device::kInfinity;
+    const float factor = attends ? keys_share(params_, split_.request, row.head, lse) / sum_ : 0.0f;
+    uint32_t pairs[2 * Config::kUnitVectors];
+#pragma unroll
+    for (int i = 0; i < 2 * Config::kUnitVectors; ++i) {
+      pairs[i] = device::pack<typename Config::Element>(attends ? out_[2 * i] * factor : 0.0f,
+                                                        attends ? out_[2 * i + 1] * factor : 0.0f);
     }
-    return plan_[part];
+    device::transpose_quad(pairs);
+    if (!exists) return;
+    if (column_unit_ == 0 && threadIdx.x % 4 == 0) params_.lse[row.lse_index(params_, split_.request)] = lse;
+    auto* target = static_cast<typename Config::Element*>(params_.out) +
+                   row.index(params_, split_.request) * Config::kDimV + column_unit_ * Config::kUnitColumns +
+                   threadIdx.x % 4 * 8;
+    *reinterpret_cast<uint4*>(target) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
   }
 
  private:
-  const Split* plan_;
-  uint32_t found_[CombineConfig::kEntries];
+  const DenseDecodeParams& params_;
+  const Grid& grid_;
+  Split split_;
+  int grid_lane_, row_unit_, column_unit_;
+  int rows_;                    // of the tile
+  float row_max_, sum_ = 0.0f;  // of this lane's row
+  float out_[4 * Config::kUnitVectors] =
+      {};  // columns 2 · (lane % 4) and the next, then of eight columns on, and so on
+
+  __device__ __forceinline__ static int row_units(const Grid& grid) {
+    return (min(grid.rows, Config::kBlockM) + Config::kUnitRows - 1) / Config::kUnitRows;
+  }
+
+  __device__ __forceinline__ int partials() const { return split_.last_part - split_.first_part + 1; }
+  __device__ __forceinline__ int tile_row() const { return row_unit_ * Config::kUnitRows + threadIdx.x % 32 / 4; }
+
+  __device__ __forceinline__ int tile_of(int i) const {
+    return partial_tile((split_.first_part + i) * grid_.lanes + grid_lane_, i == 0);
+  }
+
+  // Base 2. Rows that do not exist take the last one's.
+  __device__ __forceinline__ float partial_lse(int i) const {
+    return params_.partial_lse[tile_of(i) * Config::kBlockM + min(tile_row(), rows_ - 1)];
+  }
+
+  __device__ __forceinline__ float4 partial_out(int i, int v) const {
+    constexpr int kHalfUnits = kColumnUnits / Config::kWarpgroups;
+    const int64_t index = partial_vector(tile_of(i), column_unit_ / kHalfUnits, row_unit_ / 2, row_unit_ % 2,
+                                         column_unit_ % kHalfUnits * Config::kUnitVectors + v);
+    return tile_row() < rows_ ? reinterpret_cast<const float4*>(params_.partial_out)[index] : float4{};
+  }
 };
 
-// Joins some quarters of a row. `weights` is this warp's.
-template <typename Element, int kQuarters>
-__device__ __forceinline__ void combine_row(const DenseDecodeParams& params, const Grid& grid, const Split& split,
-                                            int grid_lane, int tile_row, int first_quarter, float* weights) {
-  const int tile_index = split.strip * grid.lanes + grid_lane;
-  const Tile tile(grid, tile_index);
-  if (tile_index >= grid.tiles || tile_row >= tile.rows) return;
-  const int lane = threadIdx.x % 32, partials = split.last_part - split.first_part + 1;
-  // Fits 32 bits: so do all elements of scratch.
-  const auto row_of_partial = [&](int i) {
-    return partial_tile((split.first_part + i) * grid.lanes + grid_lane, i == 0) * kDenseDecodeTileRows + tile_row;
-  };
-
-  // The weight of each partial result. A NaN among them passes the maximum by and makes the sum NaN.
-  float row_max = -device::kInfinity;
-  for (int i = lane; i < partials; i += 32) {
-    weights[i] = params.partial_lse[row_of_partial(i)];
-    row_max = fmaxf(row_max, weights[i]);
-  }
-  row_max = device::max_over_warp(row_max);
-  const float origin = row_max == -device::kInfinity ? 0.0f : row_max;
-  float sum = 0.0f;
-  for (int i = lane; i < partials; i += 32) sum += weights[i] = exp2f(weights[i] - origin);
-  sum = device::sum_over_warp(sum);
-  __syncwarp();
-  const Row row(grid, tile, tile_row);
-  const float lse = sum == 0.0f ? -device::kInfinity : (origin + log2f(sum)) * device::kLn2;
-  const float factor = sum == 0.0f ? 0.0f : keys_share(params, split.request, row.head, lse) / sum;
-  if (first_quarter == 0 && lane == 0) params.lse[row.lse_index(params, split.request)] = lse;
-
-  const int first_column = first_quarter * CombineConfig::kColumns + lane * 4;
-  constexpr int kAtOnce = CombineConfig::kVectorsAtOnce / kQuarters;
-  float4 total[kQuarters] = {};
-  for (int first = 0; first < partials; first += kAtOnce) {
-    float4 x[kAtOnce][kQuarters];
-#pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) {
-      if (first + j >= partials) continue;
-      const float* source = params.partial_out + (row_of_partial(first + j) * kDenseDecodeDimV + first_column);
-#pragma unroll
-      for (int q = 0; q < kQuarters; ++q) {
-        x[j][q] = *reinterpret_cast<const float4*>(source + q * CombineConfig::kColumns);
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) {
-      if (first + j >= partials) continue;
-      const float weight = weights[first + j] * factor;
-#pragma unroll
-      for (int q = 0; q < kQuarters; ++q) {
-        total[q].x += weight * x[j][q].x;
-        total[q].y += weight * x[j][q].y;
-        total[q].z += weight * x[j][q].z;
-        total[q].w += weight * x[j][q].w;
-      }
-    }
-  }
-  __syncwarp();
-  auto* target = static_cast<Element*>(params.out) + row.index(params, split.request) * kDenseDecodeDimV + first_column;
-#pragma unroll
-  for (int q = 0; q < kQuarters; ++q) {
-    *reinterpret_cast<uint2*>(target + q * CombineConfig::kColumns) =
-        make_uint2(device::pack<Element>(total[q].x, total[q].y), device::pack<Element>(total[q].z, total[q].w));
-  }
-}
-
-template <typename Element>
-__global__ void __launch_bounds__(CombineConfig::kThreads, CombineConfig::kBlocksPerSm)
-    combine_kernel(const __grid_constant__ DenseDecodeParams params, const __grid_constant__ Grid grid) {
-  __shared__ float all_weights[CombineConfig::kWarps][kDenseDecodeMaxCtas];
-  float* weights = all_weights[threadIdx.x / 32];
-  device::wait_for_previous_grid();
-  const Splits splits(reinterpret_cast<const Split*>(params.plan), grid.parts);
-  const int tile_rows = min(grid.rows, kDenseDecodeTileRows), split_rows = tile_rows * grid.lanes;
+// Called by all multiplying threads, when all thread blocks have left their results.
+template <typename Config>
+__device__ __forceinline__ void combine(const DenseDecodeParams& params, const Grid& grid,
+                                        typename Config::SharedStorage& shared) {
+  const int units = shared.splits.count * Unit<Config>::count(grid);
+  int share = 1;
+  while (share < Config::kMathWarps && units * 2 * share <= int(gridDim.x) * Config::kMathWarps) share *= 2;
+  const int teams = Config::kMathWarps / share;  // of warps, of a thread block
+  const int warp = threadIdx.x / 32, team = warp / share, member = warp % share;
   // Over the multiprocessors first.
-  const int warp = threadIdx.x / 32 * gridDim.x + blockIdx.x, warps = gridDim.x * CombineConfig::kWarps;
-  const int rows = splits.count() * split_rows;
-  if (rows * 2 >= warps) {
-    for (int i = warp; i < rows; i += warps) {
-      combine_row<Element, CombineConfig::kQuarters>(params, grid, splits.get(i / split_rows),
-                                                     i / tile_rows % grid.lanes, i % tile_rows, 0, weights);
+  for (int first = 0; first < units; first += gridDim.x * teams) {
+    const int number = first + team * gridDim.x + blockIdx.x;
+    const bool is_one = number < units;
+    Unit<Config> unit(params, grid, shared.splits, is_one ? number : 0);
+    const bool exists = is_one && unit.exists();
+    if (exists) unit.add_partials(member, share);
+    if (share > 1) {
+      if (exists && member > 0) unit.leave(shared.sums_of_warps[warp]);
+      device::named_sync(kMathBarrier, Config::kMathThreads);
+      for (int i = 1; exists && member == 0 && i < share; ++i) unit.add(shared.sums_of_warps[warp + i]);
+      device::named_sync(kMathBarrier, Config::kMathThreads);
     }
-  } else {
-    for (int i = warp; i < rows * CombineConfig::kQuarters; i += warps) {
-      const int row = i / CombineConfig::kQuarters, quarter = i % CombineConfig::kQuarters;
-      combine_row<Element, 1>(params, grid, splits.get(row / split_rows), row / tile_rows % grid.lanes, row % tile_rows,
-                              quarter, weights);
-    }
+    if (exists && member == 0) unit.write();
   }
 }
 

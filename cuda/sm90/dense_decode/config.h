@@ -67,6 +67,12 @@ struct Config {
   static constexpr int kScores = kBlockN / 2, kWeights = kScores / 2, kTileOutputs = kTileColumns / 2;
   static constexpr int kOutputs = kHalfTiles * kTileOutputs;
 
+  // The combination of partial results: eight rows by 32 columns at a time, in vectors of four floats, of which a thread
+  // loads some at once.
+  static constexpr int kUnitRows = 8, kUnitColumns = 32, kUnitVectors = kUnitRows * kUnitColumns / 4 / 32;
+  static constexpr int kPartialsAtOnce = 4;
+  static_assert(kUnitVectors == 2);
+
   // The schedule's costs, in blocks: of starting and finishing a tile; of leaving partial results and combining them. And
   // the least piece of a tile that is worth the latter.
   static constexpr int kItemCost = 2;
@@ -85,8 +91,14 @@ struct Config {
   static_assert(sizeof(Tile) == kTileBytes);
 
   struct SharedStorage {
-    Tile q[kTiles];
-    Tile k[kStages][kTiles];
+    union {
+      Tile q[kTiles];
+      Splits splits;  // afterwards
+    };
+    union {
+      Tile k[kStages][kTiles];
+      float sums_of_warps[kMathWarps][4 * kUnitVectors + 1][32];  // afterwards
+    };
     float2 row_max[kWarpgroups][128];  // what the weights that a warpgroup hands over are relative to
     float4 sums[2][kWarpgroups][128];  // and their maxima, of an item; items take turns
     uint64_t full[kStages][kTiles];
@@ -110,6 +122,7 @@ struct Config {
 enum NamedBarrier : int {
   kLoaderBarrier = 1,     // among the loading threads
   kWarpgroupBarrier = 2,  // and 3: among the threads of a multiplying warpgroup
+  kMathBarrier = 4,       // among those of both
 };
 
 // How the work is spread, fixed before the launch.

@@ -19,10 +19,12 @@
 // relative to the other's maximum become relative to the own one without rounding.
 #pragma once
 
+#include <cooperative_groups.h>
+
 #include "cuda/device/barrier.cuh"
-#include "cuda/device/grid.cuh"
 #include "cuda/device/math.cuh"
 #include "cuda/device/wgmma.cuh"
+#include "cuda/sm90/dense_decode/combine.cuh"
 #include "cuda/sm90/dense_decode/config.h"
 #include "cuda/sm90/dense_decode/loader.cuh"
 #include "cuda/sm90/dense_decode/schedule.cuh"
@@ -40,7 +42,8 @@ class Warpgroup {
                                        typename Config::SharedStorage& shared, int self)
       : params_(params), grid_(grid), shared_(shared), self_(self), lane_(threadIdx.x % 32) {}
 
-  __device__ __forceinline__ void run() {
+  // Whether results are to be combined.
+  __device__ __forceinline__ bool run() {
     for (;; ++items_) {
       device::wait(shared_.q_full, items_ % 2);
       device::fence_async_proxy();
@@ -49,7 +52,7 @@ class Warpgroup {
       attend();
       write();
     }
-    device::allow_next_grid();
+    return !item().whole;
   }
 
  private:
@@ -338,7 +341,7 @@ class Warpgroup {
     const Tile tile(grid_, item.tile);
     const bool writes_lse = self_ == 0 && lane_ % 4 == 0;
     const int first_column = self_ * Config::kHalfTiles * Config::kTileColumns;
-    const int64_t slot = partial_tile(blockIdx.x, item.first_block == 0);
+    const int slot = partial_tile(blockIdx.x, item.first_block == 0);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int tile_row = row() + 8 * r;
@@ -372,16 +375,12 @@ class Warpgroup {
       } else if (exists) {
         const float factor = 1.0f / row_sum_[r];
         if (writes_lse) params_.partial_lse[slot * Config::kBlockM + tile_row] = lse_log2;
-        float* target =
-            params_.partial_out + (slot * Config::kBlockM + tile_row) * Config::kDimV + first_column + (lane_ % 4) * 2;
+        auto* target = reinterpret_cast<float4*>(params_.partial_out) + partial_vector(slot, self_, warp(), r, 0);
 #pragma unroll
-        for (int t = 0; t < Config::kHalfTiles; ++t) {
-#pragma unroll
-          for (int i = 0; i < Config::kTileOutputs; i += 4) {
-            const float* x = out_ + t * Config::kTileOutputs + i + 2 * r;
-            *reinterpret_cast<float2*>(target + t * Config::kTileColumns + i * 2) =
-                make_float2(attends ? x[0] * factor : 0.0f, attends ? x[1] * factor : 0.0f);
-          }
+        for (int i = 0; i < Config::kOutputs; i += 8) {
+          const float* x = out_ + i + 2 * r;
+          target[i / 8 * 32] = attends ? make_float4(x[0] * factor, x[1] * factor, x[4] * factor, x[5] * factor)
+                                       : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         }
       }
     }
@@ -411,13 +410,16 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   __syncthreads();
 
   const int warpgroup = device::uniform(threadIdx.x / 128);
+  const auto all_blocks = cooperative_groups::this_grid();
   if (warpgroup == Config::kWarpgroups) {
     Loader<Config> loader(params, grid, keys, shared);
     device::release_registers<Config::kLoaderRegisters>();
-    loader.run();
+    if (loader.run()) all_blocks.sync();
   } else {
     device::claim_registers<Config::kMathRegisters>();
-    Warpgroup<Config>(params, grid, shared, warpgroup).run();
+    if (!Warpgroup<Config>(params, grid, shared, warpgroup).run()) return;
+    all_blocks.sync();
+    combine<Config>(params, grid, shared);
   }
 }
 

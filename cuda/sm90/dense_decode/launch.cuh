@@ -1,11 +1,10 @@
-// The launch of one instance of SM90 dense decode: the kernel, then the combination of what it split.
+// The launch of one instance of SM90 dense decode.
 #pragma once
 
 #include <algorithm>
 #include <limits>
 
 #include "cuda/device/tensor_map.h"
-#include "cuda/sm90/dense_decode/combine.cuh"
 #include "cuda/sm90/dense_decode/kernel.cuh"
 
 namespace jax_flash_mla::dense_decode_sm90 {
@@ -44,14 +43,9 @@ cudaError_t make_key_map(const DenseDecodeParams& params, int slots, CUtensorMap
                                  Config::kTileColumns, slots);
 }
 
-// Makes the kernels of an element type ready: asking for attributes loads them, which must not happen while a graph is
-// captured.
+// Makes the kernel ready: setting attributes loads it, which must not happen while a graph is captured.
 template <typename Config>
 cudaError_t initialize() {
-  cudaFuncAttributes attributes;
-  if (auto error = cudaFuncGetAttributes(&attributes, combine_kernel<typename Config::Element>); error != cudaSuccess) {
-    return error;
-  }
   return cudaFuncSetAttribute(dense_decode_kernel<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                               sizeof(typename Config::SharedStorage));
 }
@@ -67,22 +61,13 @@ cudaError_t launch(const DenseDecodeParams& params, int num_sms, cudaStream_t st
   config.gridDim = dim3(grid.lanes * grid.parts);
   config.blockDim = dim3(Config::kThreads);
   config.dynamicSmemBytes = sizeof(typename Config::SharedStorage);
-  if (auto error = cudaLaunchKernelEx(&config, dense_decode_kernel<Config>, params, grid, keys);
-      error != cudaSuccess || grid.parts == 1) {
-    return error;
-  }
-  const int most_rows = (grid.parts - 1) * grid.lanes * std::min(grid.rows, kDenseDecodeTileRows);
-  config.gridDim = dim3(std::min(ceil_div(most_rows * CombineConfig::kQuarters, CombineConfig::kWarps),
-                                 num_sms * CombineConfig::kBlocksPerSm));
-  config.blockDim = dim3(CombineConfig::kThreads);
-  config.dynamicSmemBytes = 0;
-  // Its thread blocks may come while the last ones of the kernel are still at work.
-  cudaLaunchAttribute overlap;
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &overlap;
+  // Thread blocks may wait for each other.
+  cudaLaunchAttribute cooperative;
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  config.attrs = &cooperative;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, combine_kernel<typename Config::Element>, params, grid);
+  return cudaLaunchKernelEx(&config, dense_decode_kernel<Config>, params, grid, keys);
 }
 
 }  // namespace jax_flash_mla::dense_decode_sm90

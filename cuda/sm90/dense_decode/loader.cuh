@@ -27,12 +27,10 @@ class Loader {
       : params_(params), grid_(grid), keys_(keys), shared_(shared) {
     const int part = blockIdx.x / grid_.lanes;
     work_ = find_work<Config>(params_, grid_, part, shared_);
-    if (threadIdx.x % Config::kLoaderThreads == 0 && blockIdx.x % grid_.lanes == 0) {
-      reinterpret_cast<Split*>(params_.plan)[part] = work_.split;
-    }
   }
 
-  __device__ __forceinline__ void run() {
+  // Whether results are to be combined.
+  __device__ __forceinline__ bool run() {
     Items<Config> items(params_, grid_, work_, blockIdx.x % grid_.lanes);
     const int warp = device::uniform(threadIdx.x % Config::kLoaderThreads / 32);
     if (warp < kKeyWarps) {
@@ -43,9 +41,13 @@ class Loader {
       for (; items.next(); ++count) load_queries(items.current, warp - kKeyWarps, count);
       Item none = {};
       none.request = -1;
+      none.whole = work_.whole;
       wait_for_room(count);
       announce(none, count);
+      // In the place of queries.
+      if (warp == kKeyWarps && !work_.whole) find_splits<Config>(params_, grid_, shared_.splits);
     }
+    return !work_.whole;
   }
 
  private:

@@ -1,7 +1,9 @@
-// Pieces of work, as the roles of the kernel and the two launches hand them to each other.
+// Pieces of work, as the roles of the kernel hand them to each other.
 #pragma once
 
 #include <cstdint>
+
+#include "cuda/sm90/dense_decode/params.h"
 
 namespace jax_flash_mla::dense_decode_sm90 {
 
@@ -16,11 +18,16 @@ struct Item {
   bool whole;                       // these are all blocks of the tile
 };
 
-// What the combination of a split item needs. Kept by the second part of the item; the entry of any other part has
-// request -1.
+// An item that cuts have split.
 struct Split {
   int32_t request, strip;
   int32_t first_part, last_part;  // both inclusive
+};
+
+// All of a launch, in any order.
+struct Splits {
+  int32_t count;
+  Split list[kDenseDecodeMaxCtas];
 };
 
 // A part's work: where it begins, and how far it goes.
@@ -30,7 +37,6 @@ struct Work {
   int32_t least;           // see Line
   int64_t left;            // from the beginning of that item on: length of the line, or items
   bool whole;              // items are not cut
-  Split split;             // of the first item, if this is its second part
 };
 
 }  // namespace jax_flash_mla::dense_decode_sm90
