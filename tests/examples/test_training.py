@@ -22,7 +22,7 @@ from absl.testing import parameterized
 from rich.console import Console
 from tiny import setUpModule, tearDownModule  # noqa: F401
 
-from jax_flash_mla.examples.deepseek import checkpoint, data, model, optimizer, speed, train
+from jax_flash_mla.examples.deepseek import checkpoint, data, model, optimizer, serve, speed, train
 from jax_flash_mla.examples.deepseek import config as configs
 from jax_flash_mla.examples.deepseek.config import TrainConfig
 from jax_flash_mla.examples.deepseek.parallel import make_mesh, place
@@ -169,6 +169,36 @@ class RunTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "holds a run of another model"):
             self.train(DENSE)
 
+        # And it serves.
+        served = (
+            "--run",
+            str(self.folder),
+            "--prompt",
+            "ab",
+            "--tokens",
+            "3",
+            "--max-length",
+            "16",
+            "--page-size",
+            "16",
+        )
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            self.assertEqual(serve.main([*served, "--pages", "2", "--sparse", "--cache", "fp8", "--seed", "5"]), 0)
+        for text in ("--- request 0\nab", "time to first token", "tokens/s", "2, 1.00 tokens each"):
+            self.assertIn(text, out.getvalue())
+        # One layer: 656 bytes, and 64 float32 numbers of the indexer.
+        self.assertIn(f"{656 + 256} bytes a token", out.getvalue())
+        for wrong, message in (
+            (("--draft-tokens", "1"), "draft_tokens = 1 needs draft_layers from 1 to 0"),
+            (("--tokens", "15"), "at most 16 tokens together (max_length), got 2 and 15"),
+            (("--attention", "cuda"), 'implementation="cuda" was asked for, but'),
+            (("--run", str(self.folder / "none")), "holds no run: train one there first"),
+        ):
+            with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.redirect_stdout(io.StringIO()):
+                self.assertEqual(serve.main([*served, *wrong]), 2)
+            self.assertIn(message, err.getvalue())
+            self.assertEqual(err.getvalue().count("\n"), 1)
+
     def test_nothing_to_load(self):
         with self.assertRaisesRegex(ValueError, "holds no run: train one there first"):
             checkpoint.load_weights(self.folder)
@@ -182,6 +212,9 @@ class RunTest(parameterized.TestCase):
         ("mesh", ("--mesh", "2,1"), "--mesh must be three positive numbers"),
         ("steps", ("--steps", "0"), "steps and save_every must be at least 1, got 0"),
         ("devices", ("--mesh", "16,1,1"), "needs 16 devices, and there are"),
+        ("cuda", ("--attention", "cuda", "--compute", "float32"), 'implementation="cuda" was asked for, but'),
+        ("cudnn", ("--attention", "cudnn"), 'attention="cudnn" needs an NVIDIA GPU'),
+        ("cudnn_sparse", ("--attention", "cudnn", "--preset", "smoke-dsa"), 'attention="cudnn" excludes an indexer'),
         ("text", ("--text", "/nonexistent"), "has 0 Python files, and at least 10 are needed"),
         ("compare", ("--compare", "auto,fast"), "attention must be of auto, cuda, xla, cudnn, got fast"),
     )

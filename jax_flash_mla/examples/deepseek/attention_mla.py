@@ -127,6 +127,8 @@ def multi_head(weights: dict, q, latents_here, config: ModelConfig, axes: Axes, 
 
 def _cudnn(q, k, v, kv_lengths, config: ModelConfig):
     """The same by cuDNN, to compare with: it wants values as wide as keys, and returns no log-sum-exp."""
+    if jax.default_backend() != "gpu":
+        raise ValueError(f'attention="cudnn" needs an NVIDIA GPU, and JAX runs on {jax.default_backend()} here.')
     if kv_lengths is not None:
         raise ValueError('attention="cudnn" takes whole sequences alone: no padding, and a context axis of 1.')
     wide = jnp.pad(v, [(0, 0)] * 3 + [(0, q.shape[-1] - v.shape[-1])])

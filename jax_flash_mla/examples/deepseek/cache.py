@@ -33,7 +33,9 @@ class LayerCache(NamedTuple):
 
 
 def as_served(model: ModelConfig, serve: ServeConfig) -> ModelConfig:
-    """The model without its indexer, where attention is dense."""
+    """The model without its indexer, where attention is dense; cuDNN is for training alone."""
+    if model.attention == "cudnn":
+        model = dataclasses.replace(model, attention="auto")
     return model if serve.sparse else dataclasses.replace(model, indexer=None)
 
 

@@ -79,6 +79,8 @@ class ModelConfig:
     def __post_init__(self):
         if self.attention not in ATTENTIONS:
             raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}, got {self.attention!r}.")
+        if self.attention == "cudnn" and self.indexer is not None:
+            raise ValueError('attention="cudnn" excludes an indexer: cuDNN has no sparse attention to compare with.')
         if self.compute not in COMPUTE:
             raise ValueError(f"compute must be one of {', '.join(COMPUTE)}, got {self.compute!r}.")
 
@@ -133,12 +135,13 @@ SMOKE_MODEL = ModelConfig(d_model=128, layers=2, heads=2, q_rank=96, d_ffn=384)
 
 PRESETS = {
     # Two CPU cores, minutes.
-    "smoke": TrainConfig(SMOKE_MODEL, steps=300, batch=16, length=128),
+    "smoke": TrainConfig(SMOKE_MODEL, steps=200, batch=16, length=128, warm_up=30),
     "smoke-dsa": TrainConfig(
-        dataclasses.replace(SMOKE_MODEL, indexer=Indexer(heads=2, dim=64, topk=64, warm_up=150)),
-        steps=300,
+        dataclasses.replace(SMOKE_MODEL, indexer=Indexer(heads=2, dim=64, topk=64, warm_up=160)),
+        steps=200,
         batch=16,
         length=128,
+        warm_up=30,
     ),
     # About 100 million parameters, one H200.
     "h200": TrainConfig(

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from jax_flash_mla.examples.deepseek import model
 from jax_flash_mla.examples.deepseek.config import TrainConfig
-from jax_flash_mla.examples.deepseek.parallel import SHARDED, TOKEN_AXES, shardings_of, specs_of
+from jax_flash_mla.examples.deepseek.parallel import TOKEN_AXES, axes_of, shardings_of, specs_of
 
 
 class State(NamedTuple):
@@ -74,7 +74,7 @@ def make_step(config: TrainConfig, mesh: Mesh):
     def loss(weights, inputs, targets, dense_stage):
         cast = model.cast(weights, config.model)
         logits, _, index_loss = model.forward(
-            cast, inputs, config.model, SHARDED, dense_stage=dense_stage, remat=config.remat
+            cast, inputs, config.model, axes_of(mesh), dense_stage=dense_stage, remat=config.remat
         )
         nats = cross_entropy(logits, targets)
         return (nats + index_loss) / tokens, Metrics(nats / tokens, index_loss / tokens)
@@ -121,7 +121,7 @@ def make_evaluation(config: TrainConfig, mesh: Mesh):
     """``evaluate(weights, inputs, targets) -> nats a token``; attention is sparse where it will be so in use."""
 
     def nats(weights, inputs, targets):
-        logits, _, _ = model.forward(model.cast(weights, config.model), inputs[0], config.model, SHARDED)
+        logits, _, _ = model.forward(model.cast(weights, config.model), inputs[0], config.model, axes_of(mesh))
         return jax.lax.psum(cross_entropy(logits, targets[0]), TOKEN_AXES)
 
     @jax.jit

@@ -42,7 +42,6 @@ class Axes:
 
 
 ONE_DEVICE = Axes()
-SHARDED = Axes("tensor", "context")
 
 # The axis of a weight that is split over the tensor axis, by the weight's name; others are on every device.
 SPLIT_AXIS = {"q_up": 1, "k_up": 1, "v_up": 1, "out": 0, "gate": 1, "up": 1, "down": 0}
@@ -59,6 +58,11 @@ def make_mesh(shape: tuple[int, int, int], devices=None) -> Mesh:
     if needed > len(devices):
         raise ValueError(f"mesh {shape} needs {needed} devices, and there are {len(devices)}.")
     return Mesh(np.array(devices[:needed]).reshape(shape), AXES)
+
+
+def axes_of(mesh: Mesh) -> Axes:
+    """The axes inside ``shard_map`` over a mesh of ``make_mesh``."""
+    return Axes("tensor", "context" if mesh.shape["context"] > 1 else None)
 
 
 def specs_of(tree):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import dataclasses
 import pathlib
 import statistics
 import sys
@@ -127,6 +128,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--cache", choices=("float", "fp8"), default=default.cache, help="what is stored (default: %(default)s)")
     add("--sparse", action="store_true", help="an indexer chooses the tokens; needs the preset smoke-dsa")
+    add(
+        "--attention",
+        choices=("auto", "cuda", "xla"),
+        help="who computes it (default: the run's, a kernel if there is one)",
+    )
     add("--draft-tokens", type=int, default=0, metavar="N", help="guess N tokens a step (default: 0)")
     add("--draft-layers", type=int, default=0, metavar="N", help="by the first N layers (default: 0)")
     return made
@@ -145,12 +151,15 @@ def main(argv: list[str] | None = None) -> int:
     console = Console()
     try:
         config, weights = load_weights(options.run)
-        engine = start(weights, config.model, config_of(options), console)
+        model = config.model
+        if options.attention is not None:
+            model = dataclasses.replace(model, attention=options.attention)
+        engine = start(weights, model, config_of(options), console)
         requests = [
             engine.submit(list(prompt.encode()), options.tokens, options.temperature, options.seed + i)
             for i, prompt in enumerate(options.prompt or PROMPTS)
         ]
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return 2
     stream(engine, requests, console)

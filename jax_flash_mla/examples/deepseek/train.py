@@ -82,7 +82,8 @@ def train(config: TrainConfig, folder: pathlib.Path, console: Console, text: dat
             if (i + 1) % config.save_every == 0 or i + 1 == config.steps:
                 run.save(state)
     pieces = data.evenly_spaced(text.held_out, config.evaluate, config.length)
-    held_out = float(make_evaluation(config, mesh)(state.weights, *_on_mesh(pieces, 1, mesh)))
+    with console.status("held-out text"):
+        held_out = float(make_evaluation(config, mesh)(state.weights, *_on_mesh(pieces, 1, mesh)))
     bigram = data.bigram_loss(text.train, pieces)
     if jax.process_index() == 0:
         plot(run.losses(), held_out, bigram, folder / "loss.png")
@@ -215,7 +216,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         text = None if options.text is None else data.standard_library(options.text)
         outcome = train(config, options.out, console, text)
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
     used = speed.percent(speed.utilisation(config, outcome.tokens_per_second))
