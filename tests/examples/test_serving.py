@@ -2,16 +2,18 @@
 
 import dataclasses
 import functools
+import io
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tiny
 from absl.testing import parameterized
+from rich.console import Console
 from tiny import setUpModule, tearDownModule  # noqa: F401
 
 from jax_flash_mla.examples.deepseek import cache as paged
-from jax_flash_mla.examples.deepseek import model, speculative
+from jax_flash_mla.examples.deepseek import model, serve, speculative
 from jax_flash_mla.examples.deepseek.config import ServeConfig
 from jax_flash_mla.examples.deepseek.engine import Engine
 from jax_flash_mla.examples.deepseek.pages import PagePool
@@ -136,6 +138,17 @@ class ContinuousBatchingTest(parameterized.TestCase):
         run(served, again)
         self.assertEqual(again[2].answer, alone.answer)
         self.assertNotEqual(again[3].answer, alone.answer)
+
+    def test_stream_on_a_terminal(self):
+        """Answers grow in place, and stay when all is said."""
+        served = engine(SERVE)
+        requests = [served.submit(list(b"one two"), 5), served.submit(list(b"three"), 4), served.submit([65], 3)]
+        console = Console(file=io.StringIO(), force_terminal=True, width=80)
+        serve.stream(served, requests, console)
+        out = console.file.getvalue()
+        for text in ("request 2 waits", "request 0 runs", "request 1 is done: 4 tokens", "three"):
+            self.assertIn(text, out)
+        self.assertEqual(serve.text_of(requests[0])[:7], "one two")
 
     def test_times_and_memory(self):
         served = engine(SERVE)

@@ -127,7 +127,7 @@ class ProcessTest(parameterized.TestCase):
         process.send_signal(signal.SIGKILL)
         process.communicate()
         out = finished(command(killed))
-        self.assertRegex(out, "going on from step (4|8|12|16|20) ")
+        self.assertRegex(out, "going on from step (4|8|12|16|20)\\b")
         self.assertEqual(written(killed), want, out)
 
         with socket.socket() as free:

@@ -92,8 +92,11 @@ def _serve(weights, model, console: Console) -> None:
             for seed, prompt in enumerate(serving.PROMPTS)
         ]
         # Text once, speed for each.
-        with console.status(name):
-            serving.stream(engine, requests, console if number == 0 else Console(quiet=True, force_terminal=False))
+        if number == 0:
+            serving.stream(engine, requests, console)
+        else:
+            with console.status(name):
+                serving.stream(engine, requests, Console(quiet=True, force_terminal=False))
         speed = serving.speed_of(engine, requests)
         table.add_row(
             name,

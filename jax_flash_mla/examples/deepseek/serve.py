@@ -41,10 +41,10 @@ def stream(engine: Engine, requests: list[Request], console: Console) -> None:
                 if request.finished is not None:
                     console.print(f"--- request {requests.index(request)}\n{text_of(request)}", markup=False)
         return
-    with Live(console=console, refresh_per_second=20, transient=True) as live:
+    with Live(console=console, auto_refresh=False, transient=True) as live:
         while not engine.idle:
             engine.step()
-            live.update(Group(*(_panel(engine, i, request) for i, request in enumerate(requests))))
+            live.update(Group(*(_panel(engine, i, request) for i, request in enumerate(requests))), refresh=True)
     console.print(Group(*(Panel(Text(text_of(request)), title=f"request {i}") for i, request in enumerate(requests))))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jax_flash_mla.examples.deepseek import data, speed
 from jax_flash_mla.examples.deepseek.checkpoint import Run
 from jax_flash_mla.examples.deepseek.config import ATTENTIONS, COMPUTE, PRESETS, TrainConfig
-from jax_flash_mla.examples.deepseek.optimizer import make_evaluation, make_step
+from jax_flash_mla.examples.deepseek.optimizer import State, make_evaluation, make_step
 from jax_flash_mla.examples.deepseek.parallel import make_mesh, place
 
 # Steps between lines, where the output is no terminal.
@@ -61,15 +62,26 @@ def train(config: TrainConfig, folder: pathlib.Path, console: Console, text: dat
     check(config)
     mesh = make_mesh(config.mesh)
     text = data.standard_library() if text is None else text
-    run = Run(folder, config, mesh)
+    with contextlib.closing(Run(folder, config, mesh)) as run:
+        state, tokens_per_second = _all_steps(config, run, mesh, text.train, console)
+        pieces = data.evenly_spaced(text.held_out, config.evaluate, config.length)
+        with console.status("held-out text"):
+            held_out = float(make_evaluation(config, mesh)(state.weights, *_on_mesh(pieces, 1, mesh)))
+        bigram = data.bigram_loss(text.train, pieces)
+        if jax.process_index() == 0:
+            plot(run.losses(), held_out, bigram, folder / "loss.png")
+    return Outcome(state.weights, held_out, bigram, tokens_per_second)
+
+
+def _all_steps(config: TrainConfig, run: Run, mesh, text: np.ndarray, console: Console) -> tuple[State, float]:
+    """What the steps come to, from where the run is, and tokens a second."""
     state, step = run.start(), make_step(config, mesh)
-    first = int(state.step)
+    first, seconds = int(state.step), 0.0
     if first:
-        console.print(f"going on from step {first} in {folder}", markup=False)
-    seconds = 0.0
+        console.print(f"going on from step {first}", highlight=False)
     with _Progress(console, config, first) as progress:
         for i in range(first, config.steps):
-            pieces = data.batch(text.train, config.batch, config.length, config.seed, i)
+            pieces = data.batch(text, config.batch, config.length, config.seed, i)
             inputs, targets = _on_mesh(pieces, config.accumulate, mesh)
             start = time.perf_counter()
             state, metrics = step(state, inputs, targets)
@@ -81,15 +93,8 @@ def train(config: TrainConfig, folder: pathlib.Path, console: Console, text: dat
             progress.show(i, metrics, took)
             if (i + 1) % config.save_every == 0 or i + 1 == config.steps:
                 run.save(state)
-    pieces = data.evenly_spaced(text.held_out, config.evaluate, config.length)
-    with console.status("held-out text"):
-        held_out = float(make_evaluation(config, mesh)(state.weights, *_on_mesh(pieces, 1, mesh)))
-    bigram = data.bigram_loss(text.train, pieces)
-    if jax.process_index() == 0:
-        plot(run.losses(), held_out, bigram, folder / "loss.png")
-    run.close()
     timed = max(0, config.steps - first - 1) * config.batch * config.length
-    return Outcome(state.weights, held_out, bigram, timed / seconds if seconds else 0.0)
+    return state, timed / seconds if seconds else 0.0
 
 
 def _on_mesh(pieces: np.ndarray, parts: int, mesh):
