@@ -135,10 +135,10 @@ SMOKE_MODEL = ModelConfig(d_model=128, layers=2, heads=2, q_rank=96, d_ffn=384)
 
 PRESETS = {
     # Two CPU cores, minutes.
-    "smoke": TrainConfig(SMOKE_MODEL, steps=200, batch=16, length=128, warm_up=30),
+    "smoke": TrainConfig(SMOKE_MODEL, steps=250, batch=16, length=128, warm_up=30),
     "smoke-dsa": TrainConfig(
-        dataclasses.replace(SMOKE_MODEL, indexer=Indexer(heads=2, dim=64, topk=64, warm_up=160)),
-        steps=200,
+        dataclasses.replace(SMOKE_MODEL, indexer=Indexer(heads=2, dim=64, topk=64, warm_up=200)),
+        steps=250,
         batch=16,
         length=128,
         warm_up=30,
@@ -146,7 +146,7 @@ PRESETS = {
     # About 100 million parameters, one H200.
     "h200": TrainConfig(
         ModelConfig(d_model=768, layers=12, heads=12, q_rank=512, d_ffn=2048),
-        steps=2000,
+        steps=2500,
         batch=32,
         length=4096,
         accumulate=2,
