@@ -17,7 +17,8 @@ from absl.testing import parameterized
 
 import jax_flash_mla as fm
 from jax_flash_mla import _ffi
-from kernels.dense_decode_problem import POISONS, DenseDecodeTest, Problem, run_poisoned
+from kernels.dense_decode_problem import DenseDecodeTest, Problem, run_poisoned
+from kernels.poison import POISONS
 from kernels.recorded_dense_decode import PROBLEMS, about_recorded, problem, recorded, sources_hash, steps_apart
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -143,7 +143,7 @@ class Unit {
 template <typename Config>
 __device__ __forceinline__ void combine(const DenseDecodeParams& params, const Grid& grid,
                                         typename Config::SharedStorage& shared) {
-  const int units = shared.splits.count * Unit<Config>::count(grid);
+  const int units = shared.splits().count * Unit<Config>::count(grid);
   int share = 1;
   while (share < Config::kMathWarps && units * 2 * share <= int(gridDim.x) * Config::kMathWarps) share *= 2;
   const int teams = Config::kMathWarps / share;  // of warps, of a thread block
@@ -152,14 +152,14 @@ __device__ __forceinline__ void combine(const DenseDecodeParams& params, const G
   for (int first = 0; first < units; first += gridDim.x * teams) {
     const int number = first + team * gridDim.x + blockIdx.x;
     const bool is_one = number < units;
-    Unit<Config> unit(params, grid, shared.splits, is_one ? number : 0);
+    Unit<Config> unit(params, grid, shared.splits(), is_one ? number : 0);
     const bool exists = is_one && unit.exists();
     if (exists) unit.add_partials(member, share);
     if (share > 1) {
-      if (exists && member > 0) unit.leave(shared.sums_of_warps[warp]);
-      device::named_sync(kMathBarrier, Config::kMathThreads);
-      for (int i = 1; exists && member == 0 && i < share; ++i) unit.add(shared.sums_of_warps[warp + i]);
-      device::named_sync(kMathBarrier, Config::kMathThreads);
+      if (exists && member > 0) unit.leave(shared.sums_of_warps()[warp]);
+      device::named_sync(mla_sm90::kMathBarrier, Config::kMathThreads);
+      for (int i = 1; exists && member == 0 && i < share; ++i) unit.add(shared.sums_of_warps()[warp + i]);
+      device::named_sync(mla_sm90::kMathBarrier, Config::kMathThreads);
     }
     if (exists && member == 0) unit.write();
   }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
 
 #include "cuda/device/tensor_map.h"
 #include "cuda/sm90/dense_decode/kernel.cuh"
@@ -17,9 +16,7 @@ inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 template <typename Config>
 Grid make_grid(const DenseDecodeParams& params, int num_sms) {
   Grid grid;
-  constexpr float kMost = std::numeric_limits<float>::max(), kLeast = std::numeric_limits<float>::denorm_min();
-  const float scale = std::clamp(params.scale * device::kLog2E, -kMost, kMost);
-  grid.scale_log2 = scale == 0.0f ? kLeast : scale;
+  grid.scale_log2 = mla_sm90::scale_log2(params.scale);
   grid.group = params.h_q / params.h_kv;
   grid.rows = params.s_q * grid.group;
   grid.tiles_per_head = ceil_div(grid.rows, kDenseDecodeTileRows);

@@ -45,7 +45,7 @@ class Loader {
       wait_for_room(count);
       announce(none, count);
       // In the place of queries.
-      if (warp == kKeyWarps && !work_.whole) find_splits<Config>(params_, grid_, shared_.splits);
+      if (warp == kKeyWarps && !work_.whole) find_splits<Config>(params_, grid_, shared_.splits());
     }
     return !work_.whole;
   }

@@ -126,7 +126,7 @@ __device__ __forceinline__ Work find_work(const DenseDecodeParams& params, const
   const int thread = threadIdx.x % kThreads, warp = thread / 32;
   Scan scan = scan_requests<Config>(params, thread, kThreads);
   if (thread % 32 == 0) shared.scan[warp] = {scan.total, scan.longest};
-  device::named_sync(kLoaderBarrier, kThreads);
+  device::named_sync(mla_sm90::kLoaderBarrier, kThreads);
   scan.total = 0;
   for (int i = 0; i < kWarps; ++i) {
     if (i == warp) scan.begin += scan.total;
@@ -168,7 +168,7 @@ __device__ __forceinline__ Work find_work(const DenseDecodeParams& params, const
     }
     shared.work = {request, strip, skip, line.least, end - position, false};
   }
-  device::named_sync(kLoaderBarrier, kThreads);
+  device::named_sync(mla_sm90::kLoaderBarrier, kThreads);
   return shared.work;
 }
 
