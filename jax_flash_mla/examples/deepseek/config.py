@@ -146,7 +146,7 @@ PRESETS = {
     # About 100 million parameters, one H200.
     "h200": TrainConfig(
         ModelConfig(d_model=768, layers=12, heads=12, q_rank=512, d_ffn=2048),
-        steps=2500,
+        steps=2000,
         batch=32,
         length=4096,
         accumulate=2,
