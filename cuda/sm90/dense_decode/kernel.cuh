@@ -6,12 +6,11 @@
 
 #include <cooperative_groups.h>
 
-#include "cuda/sm90/dense_decode/combine.cuh"
 #include "cuda/sm90/dense_decode/config.h"
 #include "cuda/sm90/dense_decode/loader.cuh"
-#include "cuda/sm90/dense_decode/schedule.cuh"
-#include "cuda/sm90/dense_decode/tile.cuh"
+#include "cuda/sm90/dense_decode/problem.cuh"
 #include "cuda/sm90/mla/warpgroup.cuh"
+#include "cuda/sm90/split/combine.cuh"
 
 namespace jax_flash_mla::dense_decode_sm90 {
 
@@ -20,12 +19,11 @@ class Attention : public mla_sm90::Warpgroup<Config, Attention<Config>> {
   using Base = mla_sm90::Warpgroup<Config, Attention<Config>>;
 
  public:
-  __device__ __forceinline__ Attention(const DenseDecodeParams& params, const Grid& grid,
-                                       typename Config::SharedStorage& shared, int self)
-      : Base(shared, self, grid.scale_log2), params_(params), grid_(grid) {}
+  __device__ __forceinline__ Attention(const Problem<Config>& problem, typename Config::SharedStorage& shared, int self)
+      : Base(shared, self, problem.grid.scale_log2), problem_(problem) {}
 
   // Whether results are to be combined; at the end.
-  __device__ __forceinline__ bool has_cuts() const { return !item().whole; }
+  __device__ __forceinline__ bool has_cuts() const { return !item().piece.whole; }
 
  private:
   friend Base;
@@ -33,8 +31,7 @@ class Attention : public mla_sm90::Warpgroup<Config, Attention<Config>> {
   using Base::warp, Base::row;
   using typename Base::Element;
 
-  const DenseDecodeParams& params_;
-  const Grid& grid_;
+  const Problem<Config>& problem_;
   // Counted from the item's first block, as far as its blocks go: the first that not every row may attend to as a whole,
   // and the first that not all keys are there of.
   int unmasked_, full_;
@@ -42,19 +39,19 @@ class Attention : public mla_sm90::Warpgroup<Config, Attention<Config>> {
   // Read anew from shared memory wherever it is wanted, since registers are few.
   __device__ __forceinline__ const Item& item() const { return shared_.items[items_ % 2]; }
 
-  __device__ __forceinline__ bool is_end() const { return item().request < 0; }
+  __device__ __forceinline__ bool is_end() const { return item().piece.request < 0; }
   __device__ __forceinline__ bool is_sound() const { return item().sound; }
   __device__ __forceinline__ bool is_sound(int stage) const { return !shared_.unsound[stage]; }
 
   __device__ __forceinline__ int begin() {
-    const int first = item().first_block, blocks = item().last_block - first;
+    const int first = item().piece.first_block, blocks = item().piece.last_block - first;
     unmasked_ = min(max(item().visible_to_all / Config::kBlockN - first, 0), blocks);
     full_ = min(item().keys / Config::kBlockN - first, blocks);
     return blocks;
   }
 
   __device__ __forceinline__ void prepare(float (&scores)[Config::kScores], int block) {
-    const int first_key = (item().first_block + block) * Config::kBlockN;
+    const int first_key = (item().piece.first_block + block) * Config::kBlockN;
     if (block >= full_) clear_values(item().keys - first_key);
     if (block >= unmasked_) mask(scores, first_key);
   }
@@ -74,11 +71,11 @@ class Attention : public mla_sm90::Warpgroup<Config, Attention<Config>> {
 
   // -inf where a row may not attend.
   __device__ __forceinline__ void mask(float (&scores)[Config::kScores], int first_key) const {
-    const Tile tile(grid_, item().tile);
+    const Tile tile = problem_.tile(item().piece.tile);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int tile_row = min(row() + 8 * r, tile.rows - 1);
-      const int columns = visible_keys(params_, grid_, tile, item().keys, tile_row) - first_key - lane_ % 4 * 2;
+      const int columns = problem_.visible_keys(tile, item().keys, tile_row) - first_key - lane_ % 4 * 2;
 #pragma unroll
       for (int i = 2 * r; i < Config::kScores; i += 4) {
         if (i / 4 * 8 >= columns) scores[i] = -device::kInfinity;
@@ -89,27 +86,28 @@ class Attention : public mla_sm90::Warpgroup<Config, Attention<Config>> {
 
   // Normalises the tile's columns and writes them: as a result, or as a partial one.
   __device__ __forceinline__ void write() {
-    const Item item = this->item();
-    const Tile tile(grid_, item.tile);
+    const split_sm90::Piece piece = item().piece;
+    const int rows = problem_.rows(piece.tile);
     const bool writes_lse = self_ == 0 && lane_ % 4 == 0;
-    const int slot = partial_tile(blockIdx.x, item.first_block == 0);
+    const int place = split_sm90::partial_tile(blockIdx.x, piece.first_block == 0);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int tile_row = row() + 8 * r;
-      const bool exists = tile_row < tile.rows;
+      const int row = this->row() + 8 * r;
+      const bool exists = row < rows;
       const bool attends = row_sum_[r] != 0.0f;
       const float lse_log2 = attends ? row_max_[r] + log2f(row_sum_[r]) : -device::kInfinity;
-      if (item.whole) {
-        const Row row(grid_, tile, exists ? tile_row : 0);
+      if (piece.whole) {
+        const int real_row = exists ? row : 0;
         const float lse = lse_log2 * device::kLn2;
-        const float factor = attends ? keys_share(params_, item.request, row.head, lse) / row_sum_[r] : 0.0f;
-        if (exists && writes_lse) params_.lse[row.lse_index(params_, item.request)] = lse;
-        auto* target = static_cast<Element*>(params_.out) + row.index(params_, item.request) * Config::kDimV;
-        this->store_row(r, exists, target, factor);
+        const float share = attends ? problem_.keys_share(piece.request, piece.tile, real_row, lse) : 0.0f;
+        if (exists && writes_lse) problem_.put(piece.request, piece.tile, row, lse);
+        this->store_row(r, exists, problem_.out(piece.request, piece.tile, real_row),
+                        attends ? share / row_sum_[r] : 0.0f);
       } else if (exists) {
         const float factor = 1.0f / row_sum_[r];
-        if (writes_lse) params_.partial_lse[slot * Config::kBlockM + tile_row] = lse_log2;
-        auto* target = reinterpret_cast<float4*>(params_.partial_out) + partial_vector(slot, self_, warp(), r, 0);
+        if (writes_lse) problem_.params.partial_lse[place * Config::kBlockM + row] = lse_log2;
+        auto* target = reinterpret_cast<float4*>(problem_.params.partial_out) +
+                       split_sm90::partial_vector(place, self_, warp(), r, 0, lane_);
 #pragma unroll
         for (int i = 0; i < Config::kOutputs; i += 8) {
           const float* x = out_ + i + 2 * r;
@@ -134,18 +132,19 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   __syncthreads();
 
   const int warpgroup = device::uniform(threadIdx.x / 128);
+  const Problem<Config> problem(params, grid);
   const auto all_blocks = cooperative_groups::this_grid();
   if (warpgroup == Config::kWarpgroups) {
-    Loader<Config> loader(params, grid, keys, shared);
+    Loader<Config> loader(problem, keys, shared);
     device::release_registers<Config::kLoaderRegisters>();
     if (loader.run()) all_blocks.sync();
   } else {
     device::claim_registers<Config::kMathRegisters>();
-    Attention<Config> attention(params, grid, shared, warpgroup);
+    Attention<Config> attention(problem, shared, warpgroup);
     attention.run();
     if (!attention.has_cuts()) return;
     all_blocks.sync();
-    combine<Config>(params, grid, shared);
+    split_sm90::combine<Config::kMathWarps>(problem, shared.splits(), shared.sums_of_warps(), mla_sm90::kMathBarrier);
   }
 }
 

@@ -8,24 +8,16 @@
 
 namespace jax_flash_mla::dense_decode_sm90 {
 
-// Most tiles that run side by side on the same keys.
-inline constexpr int kMaxLanes = 4;
-
-inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
 template <typename Config>
 Grid make_grid(const DenseDecodeParams& params, int num_sms) {
   Grid grid;
   grid.scale_log2 = mla_sm90::scale_log2(params.scale);
   grid.group = params.h_q / params.h_kv;
   grid.rows = params.s_q * grid.group;
-  grid.tiles_per_head = ceil_div(grid.rows, kDenseDecodeTileRows);
-  grid.tiles = grid.tiles_per_head * params.h_kv;
-  const int ctas = std::min(num_sms, kDenseDecodeMaxCtas);
-  grid.strips = ceil_div(grid.tiles, std::min(kMaxLanes, ctas));
-  grid.lanes = ceil_div(grid.tiles, grid.strips);
-  grid.parts = ctas / grid.lanes;
+  grid.tiles_per_head = split_sm90::ceil_div(grid.rows, Config::kBlockM);
   grid.box_slots = std::min(params.page_size & -params.page_size, Config::kBlockN);
+  const int tiles = grid.tiles_per_head * params.h_kv;
+  grid.layout = split_sm90::make_layout(params.b, std::min(grid.rows, Config::kBlockM), tiles, num_sms);
   return grid;
 }
 
@@ -55,7 +47,7 @@ cudaError_t launch(const DenseDecodeParams& params, int num_sms, cudaStream_t st
 
   cudaLaunchConfig_t config = {};
   config.stream = stream;
-  config.gridDim = dim3(grid.lanes * grid.parts);
+  config.gridDim = dim3(grid.layout.lanes * grid.layout.parts);
   config.blockDim = dim3(Config::kThreads);
   config.dynamicSmemBytes = sizeof(typename Config::SharedStorage);
   // Thread blocks may wait for each other.

@@ -10,29 +10,20 @@
 //          a small piece of the item, it moves to the item's end.
 //
 // The former is chosen where it takes no longer. Everybody computes this from the lengths: no state is kept between
-// calls, and nothing is read on the host. How the partial results of a thread block lie in scratch ends this file.
+// calls, and nothing is read on the host.
 #pragma once
 
 #include "cuda/device/barrier.cuh"
-#include "cuda/sm90/dense_decode/config.h"
-#include "cuda/sm90/dense_decode/tile.cuh"
-#include "cuda/sm90/dense_decode/work.h"
+#include "cuda/sm90/split/work.h"
 
-namespace jax_flash_mla::dense_decode_sm90 {
+namespace jax_flash_mla::split_sm90 {
 
-// How much of a request there is to attend to.
-struct Extent {
-  int32_t keys;    // 0 where it is unsound
-  int32_t blocks;  // of kBlockN keys
-  bool sound;      // its length is not negative and its row of the table covers it
-};
-
-template <typename Config>
-__device__ __forceinline__ Extent extent_of(const DenseDecodeParams& params, int request) {
-  const int keys = params.cache_seqlens[request];
-  const bool sound = keys >= 0 && keys <= int64_t(params.max_pages) * params.page_size;
-  return {sound ? keys : 0, sound ? int((int64_t(keys) + Config::kBlockN - 1) / Config::kBlockN) : 0, sound};
-}
+// An operation's `Problem` has
+//   Layout layout()
+//   int blocks(request)      of keys; 0 where there is nothing to attend to
+//   kItemCost, kSplitCost    in blocks: of starting and finishing a tile; of leaving partial results and combining them
+//   kLeastPiece              the least piece of a tile that is worth the latter
+// and, for combine.cuh, what that says.
 
 // A cut so many blocks into an item, after it has moved: it leaves nothing of the item on one side, or `least` on both.
 __device__ __forceinline__ int moved_cut(int64_t blocks_before, int blocks, int least) {
@@ -94,17 +85,17 @@ struct Scan {
 };
 
 // Called by all threads of a warp.
-template <typename Config>
-__device__ __forceinline__ Scan scan_requests(const DenseDecodeParams& params, int thread, int threads) {
-  const int per_thread = (params.b + threads - 1) / threads;
+template <typename Problem>
+__device__ __forceinline__ Scan scan_requests(const Problem& problem, int thread, int threads) {
+  const int per_thread = (problem.layout().requests + threads - 1) / threads;
   Scan scan;
-  scan.first = int(min(int64_t(thread) * per_thread, int64_t(params.b)));
-  scan.last = int(min(int64_t(scan.first) + per_thread, int64_t(params.b)));
+  scan.first = int(min(int64_t(thread) * per_thread, int64_t(problem.layout().requests)));
+  scan.last = int(min(int64_t(scan.first) + per_thread, int64_t(problem.layout().requests)));
   scan.own = 0;
   scan.longest = 0;
   for (int request = scan.first; request < scan.last; ++request) {
-    const int blocks = extent_of<Config>(params, request).blocks;
-    scan.own += blocks + Config::kItemCost;
+    const int blocks = problem.blocks(request);
+    scan.own += blocks + Problem::kItemCost;
     scan.longest = max(scan.longest, blocks);
   }
   int64_t up_to = scan.own;
@@ -118,42 +109,42 @@ __device__ __forceinline__ Scan scan_requests(const DenseDecodeParams& params, i
   return scan;
 }
 
-// This thread block's part of the work. Called by all threads of the loading warpgroup.
-template <typename Config>
-__device__ __forceinline__ Work find_work(const DenseDecodeParams& params, const Grid& grid, int part,
-                                          typename Config::SharedStorage& shared) {
-  constexpr int kThreads = Config::kLoaderThreads, kWarps = kThreads / 32;
+// This thread block's part of the work. Called by all threads of four warps, which no others join at the named barrier.
+template <typename Problem>
+__device__ __forceinline__ Work find_work(const Problem& problem, int part, Search& search, int barrier) {
+  constexpr int kThreads = 128, kWarps = kThreads / 32;
+  const Layout& layout = problem.layout();
   const int thread = threadIdx.x % kThreads, warp = thread / 32;
-  Scan scan = scan_requests<Config>(params, thread, kThreads);
-  if (thread % 32 == 0) shared.scan[warp] = {scan.total, scan.longest};
-  device::named_sync(mla_sm90::kLoaderBarrier, kThreads);
+  Scan scan = scan_requests(problem, thread, kThreads);
+  if (thread % 32 == 0) search.of_warps[warp] = {scan.total, scan.longest};
+  device::named_sync(barrier, kThreads);
   scan.total = 0;
   for (int i = 0; i < kWarps; ++i) {
     if (i == warp) scan.begin += scan.total;
-    scan.total += shared.scan[i].length;
-    scan.longest = max(scan.longest, shared.scan[i].longest);
+    scan.total += search.of_warps[i].length;
+    scan.longest = max(scan.longest, search.of_warps[i].longest);
   }
 
-  const Line line(scan.total * grid.strips, grid.parts, Config::kLeastPiece);
-  const int64_t items = int64_t(params.b) * grid.strips;
-  const int64_t most_items = (items + grid.parts - 1) / grid.parts;
-  if (most_items * (scan.longest + Config::kItemCost) <= line.length / line.parts + Config::kSplitCost) {
-    const auto begins_with = [&](int part) { return (items * part + grid.parts - 1) / grid.parts; };
+  const Line line(scan.total * layout.strips, layout.parts, Problem::kLeastPiece);
+  const int64_t items = int64_t(layout.requests) * layout.strips;
+  const int64_t most_items = (items + layout.parts - 1) / layout.parts;
+  if (most_items * (scan.longest + Problem::kItemCost) <= line.length / line.parts + Problem::kSplitCost) {
+    const auto begins_with = [&](int part) { return (items * part + layout.parts - 1) / layout.parts; };
     const int64_t begin = begins_with(part), end = begins_with(part + 1);
-    return {int(begin / grid.strips), int(begin % grid.strips), 0, 1, end - begin, true};
+    return {int(begin / layout.strips), int(begin % layout.strips), 0, 1, end - begin, true};
   }
-  if (part >= line.parts) return {params.b, 0, 0, 1, 0, false};
+  if (part >= line.parts) return {layout.requests, 0, 0, 1, 0, false};
 
   // The thread in whose requests the piece begins finds the item.
   const int64_t begin = line.cut(part), end = line.cut(part + 1);
-  int64_t position = scan.begin * grid.strips;
-  if (position <= begin && begin < (scan.begin + scan.own) * grid.strips) {
+  int64_t position = scan.begin * layout.strips;
+  if (position <= begin && begin < (scan.begin + scan.own) * layout.strips) {
     int request = scan.first;
-    int blocks = extent_of<Config>(params, request).blocks;
-    const auto length = [&] { return int64_t(blocks) + Config::kItemCost; };
-    while (position + length() * grid.strips <= begin) {
-      position += length() * grid.strips;
-      blocks = extent_of<Config>(params, ++request).blocks;
+    int blocks = problem.blocks(request);
+    const auto length = [&] { return int64_t(blocks) + Problem::kItemCost; };
+    while (position + length() * layout.strips <= begin) {
+      position += length() * layout.strips;
+      blocks = problem.blocks(++request);
     }
     int strip = int((begin - position) / length());
     position += strip * length();
@@ -161,29 +152,31 @@ __device__ __forceinline__ Work find_work(const DenseDecodeParams& params, const
     if (begin > position && skip >= blocks) {
       position += length();
       skip = 0;
-      if (++strip == grid.strips) {
+      if (++strip == layout.strips) {
         strip = 0;
         ++request;
       }
     }
-    shared.work = {request, strip, skip, line.least, end - position, false};
+    search.work = {request, strip, skip, line.least, end - position, false};
   }
-  device::named_sync(mla_sm90::kLoaderBarrier, kThreads);
-  return shared.work;
+  device::named_sync(barrier, kThreads);
+  return search.work;
 }
 
 // All items that are split. Called by all threads of a warp.
-template <typename Config>
-__device__ __forceinline__ void find_splits(const DenseDecodeParams& params, const Grid& grid, Splits& splits) {
+template <typename Problem>
+__device__ __forceinline__ void find_splits(const Problem& problem, Splits& splits) {
+  const Layout& layout = problem.layout();
   const int lane = threadIdx.x % 32;
   if (lane == 0) splits.count = 0;
-  const Scan scan = scan_requests<Config>(params, lane, 32);
-  const Line line(scan.total * grid.strips, grid.parts, Config::kLeastPiece);
-  int64_t position = scan.begin * grid.strips;
+  __syncwarp();
+  const Scan scan = scan_requests(problem, lane, 32);
+  const Line line(scan.total * layout.strips, layout.parts, Problem::kLeastPiece);
+  int64_t position = scan.begin * layout.strips;
   Cuts cuts(line, position);
   for (int request = scan.first; request < scan.last; ++request) {
-    const int blocks = extent_of<Config>(params, request).blocks;
-    for (int strip = 0; strip < grid.strips; ++strip) {
+    const int blocks = problem.blocks(request);
+    for (int strip = 0; strip < layout.strips; ++strip) {
       Split split = {request, strip, cuts.part(), cuts.part()};
       int64_t first_cut = 0;
       while (cuts.end() < position + blocks) {
@@ -198,67 +191,44 @@ __device__ __forceinline__ void find_splits(const DenseDecodeParams& params, con
         --split.last_part;
       }
       if (split.first_part < split.last_part) splits.list[atomicAdd(&splits.count, 1)] = split;
-      position += blocks + Config::kItemCost;
+      position += blocks + Problem::kItemCost;
       while (cuts.end() <= position) cuts.advance();
     }
   }
 }
 
 // Walks a thread block's items.
-template <typename Config>
-class Items {
+template <typename Problem>
+class Pieces {
  public:
-  Item current;
+  Piece current;
 
-  __device__ __forceinline__ Items(const DenseDecodeParams& params, const Grid& grid, const Work& work, int lane)
-      : params_(params), grid_(grid), lane_(lane), work_(work) {}
+  __device__ __forceinline__ Pieces(const Problem& problem, const Work& work, int lane)
+      : problem_(problem), lane_(lane), work_(work) {}
 
   // Steps to the next item with work for this thread block; false at the end.
   __device__ __forceinline__ bool next() {
+    const Layout& layout = problem_.layout();
     while (work_.left > 0) {
-      const Extent extent = extent_of<Config>(params_, work_.request);
-      const int first_block = work_.skip;
-      const int last_block = work_.whole || work_.left >= extent.blocks
-                                 ? extent.blocks
-                                 : moved_cut(work_.left, extent.blocks, work_.least);
-      const bool has_work = first_block < last_block || extent.blocks == 0;
-      current = {work_.request, work_.strip * grid_.lanes + lane_,
-                 extent.keys,   0,
-                 first_block,   last_block,
-                 extent.sound,  first_block == 0 && last_block == extent.blocks};
-      work_.left -= work_.whole ? 1 : extent.blocks + Config::kItemCost;
+      const int blocks = problem_.blocks(work_.request), first = work_.skip;
+      const int last = work_.whole || work_.left >= blocks ? blocks : moved_cut(work_.left, blocks, work_.least);
+      const bool has_work = first < last || blocks == 0;
+      current = {work_.request, work_.strip * layout.lanes + lane_, first, last, first == 0 && last == blocks};
+      work_.left -= work_.whole ? 1 : blocks + Problem::kItemCost;
       work_.skip = 0;
-      if (++work_.strip == grid_.strips) {
+      if (++work_.strip == layout.strips) {
         work_.strip = 0;
         ++work_.request;
       }
-      if (has_work && current.tile < grid_.tiles) {
-        current.visible_to_all = visible_keys(params_, grid_, Tile(grid_, current.tile), extent.keys, 0);
-        return true;
-      }
+      if (has_work && current.tile < layout.tiles) return true;
     }
     return false;
   }
 
  private:
-  const DenseDecodeParams& params_;
-  const Grid& grid_;
+  const Problem& problem_;
   const int lane_;
   Work work_;
 };
 
-// Partial results of an item: its first part leaves them in tile 1 of its thread block, all others in tile 0.
-__device__ __forceinline__ int partial_tile(int block, bool is_first_part) {
-  return 2 * block + (is_first_part ? 1 : 0);
-}
-
-// Where vectors of four of its outputs lie: as accumulators of WGMMA hold them, so that a warp's stores and loads are 512
-// bytes in a row. Of a tile's 64 × 512 outputs, `half` has 256 columns, `warp` 16 rows, `row_half` each eight of those; the
-// lanes of a vector eight rows by 16 columns, of which lane l has row l / 4, columns 2 · (l % 4), + 1, + 8 and + 9.
-__device__ __forceinline__ int64_t partial_vector(int tile, int half, int warp, int row_half, int vector) {
-  constexpr int kHalves = 2, kWarps = 4, kRowHalves = 2, kVectors = kDenseDecodeDimV / kHalves / 16;
-  const int64_t of_tile = (int64_t(tile) * kHalves + half) * kWarps + warp;
-  return ((of_tile * kRowHalves + row_half) * kVectors + vector) * 32 + threadIdx.x % 32;
-}
-
-}  // namespace jax_flash_mla::dense_decode_sm90
+}  // namespace jax_flash_mla::split_sm90
