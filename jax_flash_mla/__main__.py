@@ -1,4 +1,4 @@
-"""The command line: ``python -m jax_flash_mla check`` and ``info``."""
+"""The command line: ``python -m jax_flash_mla info``, ``check``, ``bench`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -38,9 +38,37 @@ def check(implementation: str | None, seed: int) -> int:
     return command.main(implementation, seed)
 
 
+def bench(argv: list[str]) -> int:
+    """Times operations on a GPU."""
+    from jax_flash_mla._bench import command
+
+    return command.main(argv)
+
+
+def demo(argv: list[str]) -> int:
+    """Trains and serves a small model."""
+    try:
+        from jax_flash_mla.examples.deepseek import demo
+    except ImportError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    return demo.main(argv)
+
+
+# These have options of their own.
+OWN_OPTIONS = {"bench": bench, "demo": demo}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Parses the command line and returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m jax_flash_mla", description=fm.__doc__)
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in OWN_OPTIONS:
+        return OWN_OPTIONS[argv[0]](argv[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m jax_flash_mla",
+        description=fm.__doc__,
+        epilog="`python -m jax_flash_mla COMMAND --help` says more about each. Start with `demo`.",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="what this build contains, and what it would run on this machine's devices")
     checking = commands.add_parser(
@@ -54,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
         "--implementation", choices=("cuda", "xla"), help="ask for one (default: the best that runs here)"
     )
     checking.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
+    commands.add_parser("bench", help="time operations on a GPU, XLA beside the kernels; JSON and a roofline")
+    commands.add_parser("demo", help="train a small language model, generate from it, show how fast: takes minutes")
     arguments = parser.parse_args(argv)
     return info() if arguments.command == "info" else check(arguments.implementation, arguments.seed)
 

@@ -1,4 +1,4 @@
-"""The harness of benchmarks/: counting, cutting what was recorded, presets, files, refusals.
+"""``python -m jax_flash_mla bench``: counting, cutting what was recorded, presets, files, refusals.
 
 Nothing is timed here: a recorder that makes up times stands in for CUPTI.
 """
@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import pathlib
+import re
 import sys
 import tempfile
 import types
@@ -17,16 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-# Behind everything else, so that an installed jax_flash_mla stays the one under test.
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
-
-from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import agreement, presets, recording, references, report, roofline, session, timing  # noqa: E402
-from benchmarks import operands as make  # noqa: E402
-from benchmarks.presets import Peer, Row, Target  # noqa: E402
-from benchmarks.problems import (  # noqa: E402
+from jax_flash_mla._bench import agreement, command, presets, recording, references, report, roofline, session, timing
+from jax_flash_mla._bench import operands as make
+from jax_flash_mla._bench.presets import Peer, Row, Target
+from jax_flash_mla._bench.problems import (
     DenseDecode,
     Mha,
     MhaBackward,
@@ -34,7 +29,7 @@ from benchmarks.problems import (  # noqa: E402
     SparseDecode,
     SparsePrefill,
 )
-from benchmarks.segments import Activity, MeasurementError, busy, span, split  # noqa: E402
+from jax_flash_mla._bench.segments import Activity, MeasurementError, busy, span, split
 
 SMALL = (
     ("dense_decode", DenseDecode(2, 2, 4, 100, varlen=True, causal=True)),
@@ -350,6 +345,7 @@ class SessionTest(parameterized.TestCase):
         )
         options = command.parser().parse_args(["dense_decode", "--out", str(folder), *options])
         options.implementations = options.implementations.split(",")
+        options.rows = [("dense_decode", row) for row in rows if re.search(options.match, row.name)]
         out = io.StringIO()
         device = mock.Mock(memory_stats=lambda: {"bytes_limit": 1 << 40})
         with contextlib.ExitStack() as stack:
@@ -359,7 +355,6 @@ class SessionTest(parameterized.TestCase):
             enter(timing, "READ_TRIAL_BYTES", 65536)
             enter(references, "fill", lambda fill=references.fill: fill(64))
             enter(references, "matmul", lambda matmul=references.matmul: matmul(8))
-            enter(presets, "PRESETS", {"dense_decode": rows})
             enter(session.fm, "which_implementation", which)
             enter(jax, "default_backend", lambda: "gpu")
             enter(session.jax, "devices", lambda: [device])
@@ -513,7 +508,21 @@ class CommandTest(parameterized.TestCase):
         self.assertIn("skipped: 1", out)
         self.assertIn("sweep/b=256 sq=1 hq=128 sk=65536: needs 37", out)
 
+    def test_sizes_of_ones_own(self):
+        sizes = "batch=3 s_q=2 h_q=8 s_k=200 causal=true"
+        status, out = self.run_command("dense_decode", "--size", sizes, "--size", sizes[:-12], "--dry-run")
+        self.assertEqual(status, 0)
+        self.assertEqual(out.count("batch=3 s_q=2"), 2)
+        self.assertEqual(presets.row_of("dense_decode", sizes).problem, DenseDecode(3, 2, 8, 200, causal=True))
+        self.assertEqual(set(presets.OPERATIONS), set(presets.TABLES))
+
     @parameterized.parameters(
+        ("all", "--size=h=1", "--size needs one operation, of dense_decode"),
+        ("dense_decode", "mha_forward", "--size=h=1", "--size needs one operation"),
+        ("mha_forward", "--size=b=1", "mha_forward has no size 'b'; it has d_qk, d_v, batch, s, h, causal."),
+        ("mha_forward", "--size=s=-1", "s must be a positive number, got '-1'."),
+        ("mha_forward", "--size=causal=1", "causal must be true or false, got '1'."),
+        ("mha_forward", "--size=s=1 h=2", "mha_forward needs d_qk, d_v, batch, causal in 's=1 h=2'."),
         ("dense_decode", "--implementations=gpu", "must be of default, cuda, xla, got 'gpu'"),
         ("dense_decode", "--rounds=0", "at least 1, got 0"),
         ("dense", "--dry-run", "invalid choice: 'dense'"),

@@ -1,7 +1,9 @@
 """The command line: what it prints and the status it exits with."""
 
 import contextlib
+import importlib.util
 import io
+import sys
 from unittest import mock
 
 import jax.numpy as jnp
@@ -64,6 +66,33 @@ class CommandTest(parameterized.TestCase):
             status, out = run("check", "--implementation", "cuda")
         self.assertEqual(status, 1)
         self.assertIn("none", out)
+
+    def test_help_names_every_command(self):
+        status, out = run("--help")
+        self.assertEqual(status, 0)
+        for name in ("info", "check", "bench", "demo"):
+            self.assertRegex(out, rf"\n +{name} +\w")
+
+    def test_bench(self):
+        status, out = run("bench", "mha_forward", "--dry-run", "--match", "causal")
+        self.assertEqual(status, 0)
+        self.assertIn("192/128 b=4 s=4096 h=32 causal", out)
+
+    def test_demo_says_what_is_missing(self):
+        """In one sentence: optional dependencies are not installed with the package."""
+        package = "jax_flash_mla.examples.deepseek"
+        hidden = [name for name in sys.modules if name.startswith(package)]
+        find = importlib.util.find_spec
+        with (
+            mock.patch.dict(sys.modules),
+            mock.patch.object(importlib.util, "find_spec", lambda name: None if name == "optax" else find(name)),
+            contextlib.redirect_stderr(io.StringIO()) as err,
+        ):
+            for name in hidden:
+                del sys.modules[name]
+            vars(sys.modules.get("jax_flash_mla.examples", command_line)).pop("deepseek", None)
+            self.assertEqual(run("demo")[0], 2)
+        self.assertEqual(err.getvalue(), f"demo: {package} needs optax: pip install 'jax-flash-mla[examples]'.\n")
 
     def test_bad_arguments(self):
         with contextlib.redirect_stderr(io.StringIO()):

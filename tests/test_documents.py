@@ -1,12 +1,18 @@
-"""What the documents promise: the README's example runs, and names what exists."""
+"""What the documents promise: examples run, messages are what is said, names and links exist."""
 
+import contextlib
+import functools
+import io
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
 import jax_flash_mla as fm
+from jax_flash_mla import _validation as validation
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,6 +34,50 @@ class ReadmeTest(parameterized.TestCase):
         np.testing.assert_array_equal(np.asarray(out[0, 0, 0], np.float32), token)
         np.testing.assert_array_equal(token, np.asarray(names["latent"][0], np.float32))
         self.assertTrue(np.isfinite(np.asarray(out, np.float32)).all())
+
+    def test_walkthrough(self):
+        """Block after block, as a reader would type them."""
+        names = {}
+        blocks = code_blocks("docs/walkthrough.md", "python")
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            for block in blocks:
+                exec(block, names)
+        self.assertIn("xla" if jax.default_backend() == "cpu" else "'", out.getvalue())
+        # Every section but the last has one.
+        headings = re.findall(r"^## .*$", (ROOT / "docs/walkthrough.md").read_text(), flags=re.M)
+        self.assertGreaterEqual(len(blocks), len(headings) - 1)
+
+    def test_port_of_a_step(self):
+        """What coming from FlashMLA shows runs, and attends to the tokens that it writes."""
+        step = next(block for block in code_blocks("docs/from_flashmla.md", "python") if "def step" in block)
+        names = dict(vars(fm), functools=functools, jax=jax, jnp=jnp)
+        exec(step, names)
+        rng = np.random.default_rng(0)
+        layers, b, h = 2, 2, 4
+        caches = [jnp.zeros((4, 64, 1, 576), jnp.bfloat16) for _ in range(layers)]
+        q, latent, rope = (
+            jnp.asarray(rng.standard_normal(shape), jnp.bfloat16)
+            for shape in ((layers, b, 1, h, 576), (layers, b, 1, 512), (layers, b, 1, 64))
+        )
+        table, lengths = jnp.array([[2, 0], [1, 3]], jnp.int32), jnp.ones(b, jnp.int32)
+        _, outs = names["step"](caches, q, latent, rope, table, lengths)
+        for i in range(layers):
+            np.testing.assert_array_equal(outs[i], jnp.broadcast_to(latent[i][:, :, None], (b, 1, h, 512)))
+
+    def test_troubleshooting_quotes_what_is_said(self):
+        """Each fixed part of a quoted message stands in a source file."""
+        sources = "".join(path.read_text() for path in (ROOT / "jax_flash_mla").rglob("*.py"))
+        sources += "".join(f"must be {validation._either(kinds)}" for kinds in (validation.FLOATS, validation.INT32))
+        sources = re.sub(r'"\s*\n\s*f?"', "", sources).replace('\\"', '"')
+        page = (ROOT / "docs/troubleshooting.md").read_text()
+        quoted = re.findall(r"^\| `([^`]+)`", page.partition("## Results")[0], flags=re.M)
+        self.assertGreater(len(quoted), 30)
+        for message in quoted:
+            if message.startswith(("No module named", "FAILED_PRECONDITION")):
+                continue  # Python's own, and XLA's
+            for part in re.split(r"[…\[\],()]", message):
+                if len(part.strip()) > 8:
+                    self.assertTrue(part.strip() in sources, message)
 
     def test_every_public_name_is_documented(self):
         text = (ROOT / "README.md").read_text() + (ROOT / "docs/api.md").read_text()

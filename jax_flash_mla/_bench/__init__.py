@@ -1,4 +1,4 @@
 """Times of every operation as shares of what the card does in the same round.
 
-``python -m benchmarks --help``; the protocol is in docs/benchmarks.md.
+``python -m jax_flash_mla bench --help``; the protocol is in docs/benchmarks.md.
 """

@@ -16,7 +16,7 @@ import tempfile
 
 import jax
 
-from benchmarks.segments import Activity, MeasurementError
+from jax_flash_mla._bench.segments import Activity, MeasurementError
 
 # Facts that the trace keeps for each kind of work on a device, and for nothing else, in
 # lower case (XLA writes "Memset_details").
@@ -60,7 +60,7 @@ class Trace(Recorder):
     sees = "kernels, memsets and copies"
     has_times = True
 
-    def start(self) -> None:  # noqa: D102
+    def start(self) -> None:
         os.environ[CONCURRENT_KERNELS] = "true"
         options = jax.profiler.ProfileOptions()
         # Tracers of the host would slow the queue down, and programs need not be kept.
@@ -69,7 +69,7 @@ class Trace(Recorder):
         self._folder = tempfile.TemporaryDirectory()
         jax.profiler.start_trace(self._folder.name, profiler_options=options)
 
-    def stop(self) -> list[Activity]:  # noqa: D102
+    def stop(self) -> list[Activity]:
         jax.profiler.stop_trace()
         with self._folder as folder:
             files = list(pathlib.Path(folder).rglob("*.xplane.pb"))
@@ -109,13 +109,13 @@ class Kernels(Recorder):
     sees = "kernels alone, without memsets"
     has_times = False
 
-    def start(self) -> None:  # noqa: D102
+    def start(self) -> None:
         from jax._src.lib import mosaic_gpu
 
         self._extension = mosaic_gpu._mosaic_gpu_ext
         self._extension._cupti_init()
 
-    def stop(self) -> list[Activity]:  # noqa: D102
+    def stop(self) -> list[Activity]:
         return one_after_another(self._extension._cupti_get_timings())
 
 

@@ -10,13 +10,12 @@ import pathlib
 from rich.table import Table
 
 import jax_flash_mla as fm
-from benchmarks import presets, references
-from benchmarks.presets import Row
-from benchmarks.timing import Bench, Times
+from jax_flash_mla._bench import presets, references
+from jax_flash_mla._bench.presets import Row
+from jax_flash_mla._bench.timing import Bench, Times
 from jax_flash_mla._check import machine
 
 SCHEMA = 1
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @dataclasses.dataclass
@@ -94,7 +93,7 @@ class Report:
         self._head = {
             "schema": SCHEMA,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "commit": machine.commit(ROOT),
+            "commit": _commit(),
             "machine": machine.machine(),
             "build": fm.build_info(),
             "protocol": {
@@ -124,6 +123,12 @@ class Report:
             rows.append(dataclasses.asdict(one) | rates)
         passed = [one.id for one in self.results]
         return self._head | {"rows": rows, "passed": passed, "skipped": self.skipped, "failed": self.failed}
+
+
+def _commit() -> str | None:
+    """Of the checkout that this is called from, if it is called from one."""
+    here = pathlib.Path.cwd()
+    return machine.commit(here) if (here / "jax_flash_mla" / "_build.py").exists() else None
 
 
 def line(one: Result) -> str:

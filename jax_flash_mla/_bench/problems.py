@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_flash_mla as fm
-from benchmarks import operands as make
+from jax_flash_mla._bench import operands as make
 
 BF16 = 2
 FLOAT32 = 4
@@ -99,7 +99,7 @@ class DenseDecode(Problem):
     reads_memory = True
     d_qk = 576
 
-    def facts(self):  # noqa: D102
+    def facts(self):
         return dict(
             dtype=jnp.bfloat16, h_q=self.h_q, h_kv=1, d_qk=self.d_qk, d_v=D_V, s_q=self.s_q, page_size=PAGE_SIZE
         )
@@ -110,16 +110,16 @@ class DenseDecode(Problem):
             return make.varlen_lengths(np.random.default_rng(0), self.batch, self.s_k, self.s_q)
         return np.full((self.batch,), self.s_k, np.int32)
 
-    def flop(self):  # noqa: D102
+    def flop(self):
         return 2.0 * self.s_q * self.h_q * float(self.lengths().sum()) * (self.d_qk + D_V)
 
-    def bytes(self):  # noqa: D102
+    def bytes(self):
         lengths = self.lengths()
         queries = self.batch * self.s_q * self.h_q
         table = self.batch * int(-(-lengths.max() // PAGE_SIZE)) * INT32 + self.batch * INT32
         return int(lengths.sum()) * self.d_qk * BF16 + queries * ((self.d_qk + D_V) * BF16 + FLOAT32) + table
 
-    def operands(self, seed):  # noqa: D102
+    def operands(self, seed):
         q_key, cache_key = _keys(seed, 2)
         lengths = self.lengths()
         table = make.random_pages(np.random.default_rng(seed), lengths, PAGE_SIZE)
@@ -136,7 +136,7 @@ class DenseDecode(Problem):
     def _metadata(self, lengths):
         return jax.jit(fm.get_mla_metadata, static_argnums=(1, 2))(lengths, self.s_q * self.h_q, 1)
 
-    def call(self, implementation, q, cache, table, lengths, metadata, splits):  # noqa: D102
+    def call(self, implementation, q, cache, table, lengths, metadata, splits):
         if self.metadata_each_call:
             metadata, splits = self._metadata(lengths)
         return fm.flash_mla_with_kvcache(
@@ -161,20 +161,20 @@ class SparseDecode(Problem):
     reads_memory = True
     fmt = fm.KVCacheFormat.V32
 
-    def facts(self):  # noqa: D102
+    def facts(self):
         fmt = self.fmt
         shapes = dict(h_q=self.h_q, s_q=self.s_q, topk=self.topk, page_size=PAGE_SIZE, d_qk=fmt.d_qk, d_v=fmt.d_v)
         return dict(dtype=jnp.bfloat16, kv_format=fmt, **shapes)
 
-    def flop(self):  # noqa: D102
+    def flop(self):
         return 2.0 * self.batch * self.s_q * self.h_q * self.topk * (self.fmt.d_qk + self.fmt.d_v)
 
-    def bytes(self):  # noqa: D102
+    def bytes(self):
         queries = self.batch * self.s_q
         chosen = queries * self.topk * (self.fmt.bytes_per_token + INT32)
         return chosen + queries * self.h_q * ((self.fmt.d_qk + self.fmt.d_v) * BF16 + FLOAT32)
 
-    def operands(self, seed):  # noqa: D102
+    def operands(self, seed):
         q_key, cache_key, chosen_key = _keys(seed, 3)
         lengths = np.full((self.batch,), self.s_k, np.int32)
         table = make.random_pages(np.random.default_rng(seed), lengths, PAGE_SIZE)
@@ -191,7 +191,7 @@ class SparseDecode(Problem):
             *metadata,
         )
 
-    def call(self, implementation, q, cache, indices, metadata, splits):  # noqa: D102
+    def call(self, implementation, q, cache, indices, metadata, splits):
         return fm.flash_mla_with_kvcache(
             q, cache, None, None, D_V, metadata, splits, False, True, indices, implementation=implementation
         )
@@ -209,21 +209,21 @@ class SparsePrefill(Problem):
 
     family = operation = "sparse_prefill"
 
-    def facts(self):  # noqa: D102
+    def facts(self):
         return dict(dtype=jnp.bfloat16, h_q=self.h_q, d_qk=self.d_qk, d_v=D_V, topk=self.topk)
 
-    def flop(self):  # noqa: D102
+    def flop(self):
         return 2.0 * self.s_q * self.h_q * self.topk * (self.d_qk + D_V)
 
     def _chosen_bytes(self) -> int:
         return self.s_q * self.topk * (self.d_qk * BF16 + INT32)
 
-    def bytes(self):  # noqa: D102
+    def bytes(self):
         # q; out, max_logits and lse.
         rows = self.s_q * self.h_q * ((self.d_qk + D_V) * BF16 + 2 * FLOAT32)
         return self._chosen_bytes() + rows
 
-    def operands(self, seed):  # noqa: D102
+    def operands(self, seed):
         q_key, kv_key, chosen_key = _keys(seed, 3)
         chosen = make.distinct_tokens(chosen_key, self.s_q, self.s_kv, self.topk)
         return (
@@ -232,7 +232,7 @@ class SparsePrefill(Problem):
             chosen[:, None],
         )
 
-    def call(self, implementation, q, kv, indices):  # noqa: D102
+    def call(self, implementation, q, kv, indices):
         return fm.flash_mla_sparse_fwd(q, kv, indices, self.d_qk**-0.5, D_V, implementation=implementation)
 
 
@@ -250,26 +250,26 @@ class Mha(Problem):
     family = "mha_forward"
     operation = "mha"
 
-    def facts(self):  # noqa: D102
+    def facts(self):
         return dict(dtype=jnp.bfloat16, h_q=self.h, h_kv=self.h, d_qk=self.d_qk, d_v=self.d_v)
 
     def _pairs(self) -> float:
         return self.batch * self.h * float(self.s) ** 2 * (0.5 if self.causal else 1.0)
 
-    def flop(self):  # noqa: D102
+    def flop(self):
         return 2 * self._pairs() * (self.d_qk + self.d_v)
 
-    def bytes(self):  # noqa: D102
+    def bytes(self):
         # q, k; v, out; lse.
         return self.batch * self.s * self.h * (2 * (self.d_qk + self.d_v) * BF16 + FLOAT32)
 
-    def operands(self, seed):  # noqa: D102
+    def operands(self, seed):
         keys = _keys(seed, 3)
         return tuple(
             make.normal(key, (self.batch, self.s, self.h, d)) for key, d in zip(keys, (self.d_qk, self.d_qk, self.d_v))
         )
 
-    def call(self, implementation, q, k, v):  # noqa: D102
+    def call(self, implementation, q, k, v):
         return fm.flash_attn_func(q, k, v, causal=self.causal, implementation=implementation)
 
 
@@ -283,7 +283,7 @@ class Backward(Problem):
     # Operands with a gradient: the first so many.
     num_gradients: ClassVar[int]
 
-    def operands(self, seed):  # noqa: D102
+    def operands(self, seed):
         operands = super().operands(seed)
         out = jax.eval_shape(functools.partial(super().call, "xla"), *operands)[0]
         return (*operands, make.normal(jax.random.key(seed + 1), out.shape))
@@ -293,14 +293,14 @@ class Backward(Problem):
         forward = super().call
         return jax.vjp(lambda *floats: forward(implementation, *floats, *rest)[0], *floats)[1]
 
-    def call(self, implementation, *operands):  # noqa: D102
+    def call(self, implementation, *operands):
         return self._pullback(implementation, *operands[:-1])(operands[-1])
 
-    def prepare(self, implementation, operands):  # noqa: D102
+    def prepare(self, implementation, operands):
         pull = jax.jit(functools.partial(self._pullback, implementation))(*operands[:-1])
         return (lambda pull, d_out: pull(d_out)), (pull, operands[-1])
 
-    def memory(self):  # noqa: D102
+    def memory(self):
         # The forward pass leaves out and lse, as large as its results.
         return super().memory() + _nbytes(jax.eval_shape(lambda: self.operands(0))[-1])
 
@@ -312,10 +312,10 @@ class MhaBackward(Backward, Mha):
     family = "mha_backward"
     num_gradients = 3
 
-    def flop(self):  # noqa: D102
+    def flop(self):
         return 2 * self._pairs() * (3 * self.d_qk + 2 * self.d_v)
 
-    def bytes(self):  # noqa: D102
+    def bytes(self):
         # q, k, dq, dk; v, out, d_out, dv; lse.
         return self.batch * self.s * self.h * (4 * (self.d_qk + self.d_v) * BF16 + FLOAT32)
 
@@ -327,10 +327,10 @@ class SparseBackward(Backward, SparsePrefill):
     family = "sparse_backward"
     num_gradients = 2
 
-    def flop(self):  # noqa: D102
+    def flop(self):
         return 2.0 * self.s_q * self.h_q * self.topk * (3 * self.d_qk + 2 * D_V)
 
-    def bytes(self):  # noqa: D102
+    def bytes(self):
         # q, dq; out, d_out; lse; dkv.
         rows = self.s_q * self.h_q * (2 * (self.d_qk + D_V) * BF16 + FLOAT32)
         return self._chosen_bytes() + rows + self.s_kv * self.d_qk * BF16

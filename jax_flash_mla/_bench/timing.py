@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import jax
 
-from benchmarks import references
-from benchmarks.problems import Problem
-from benchmarks.recording import RECORDERS, Recorder
-from benchmarks.references import Call, Read
-from benchmarks.segments import Activity, MeasurementError, busy, span, split
+from jax_flash_mla._bench import references
+from jax_flash_mla._bench.problems import Problem
+from jax_flash_mla._bench.recording import RECORDERS, Recorder
+from jax_flash_mla._bench.references import Call, Read
+from jax_flash_mla._bench.segments import Activity, MeasurementError, busy, span, split
 
 WARM_UP_ROUNDS = 2
 # Calls that take longer are measured in fewer rounds, down to the least.

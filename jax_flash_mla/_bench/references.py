@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from benchmarks.segments import MeasurementError
+from jax_flash_mla._bench.segments import MeasurementError
 
 FILL_BYTES = 1 << 30
 MATMUL_SIZE = 8192

@@ -15,11 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import jax_flash_mla as fm
-from benchmarks import agreement, presets, references, report, roofline
-from benchmarks.presets import Row
-from benchmarks.problems import Problem
-from benchmarks.segments import MeasurementError
-from benchmarks.timing import Bench
+from jax_flash_mla._bench import agreement, presets, references, report, roofline
+from jax_flash_mla._bench.presets import Row
+from jax_flash_mla._bench.problems import Problem
+from jax_flash_mla._bench.segments import MeasurementError
+from jax_flash_mla._bench.timing import Bench
 
 GIB = 1 << 30
 DRY_RUN_GIB = 100.0
@@ -64,7 +64,7 @@ def dry_run(options, console: Console) -> int:
     for heading in ("row", "GFLOP", "MB", "FLOP/byte", "memory, GiB", "floor, ms", "target"):
         made.add_column(heading, justify="left" if heading == "row" else "right", no_wrap=heading == "row")
     skipped = []
-    for name, row in selected(options.presets, options.match):
+    for name, row in options.rows:
         if reason := too_large(row.problem, budget):
             skipped.append((name, row.name, reason))
             continue
@@ -117,9 +117,8 @@ def main(options) -> int:
     found = report.Report(path, bench, options.rounds, options.seed)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        rows = selected(options.presets, options.match)
-        task = progress.add_task("timing", total=len(rows))
-        for name, row in rows:
+        task = progress.add_task("timing", total=len(options.rows))
+        for name, row in options.rows:
             progress.update(task, description=f"{name} {row.name}")
             reason = too_large(row.problem, budget)
             if options.time_limit is not None and time.monotonic() - started > options.time_limit:

@@ -9,7 +9,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-from benchmarks.problems import DenseDecode, Mha, MhaBackward, Problem, SparseBackward, SparseDecode, SparsePrefill
+from jax_flash_mla._bench.problems import (
+    DenseDecode,
+    Mha,
+    MhaBackward,
+    Problem,
+    SparseBackward,
+    SparseDecode,
+    SparsePrefill,
+)
 
 PROVENANCE = {
     "card": "one NVIDIA H200 (700 W), driver 580.159, CUDA 13.0",
@@ -171,3 +179,41 @@ PRESETS: dict[str, tuple[Row, ...]] = {
 }
 # What "all" stands for: the rows that peers have.
 TABLES = tuple(name for name in PRESETS if name != "sweep")
+
+# What can be timed at sizes of one's own.
+OPERATIONS: dict[str, type[Problem]] = {
+    "dense_decode": DenseDecode,
+    "sparse_decode": SparseDecode,
+    "sparse_prefill": SparsePrefill,
+    "mha_forward": Mha,
+    "mha_backward": MhaBackward,
+    "sparse_backward": SparseBackward,
+}
+_BOOLS = {"true": True, "false": False}
+
+
+def row_of(operation: str, sizes: str) -> Row:
+    """A row of one's own, from text such as ``"batch=8 s_q=1 h_q=128 s_k=4096"``.
+
+    Raises:
+      ValueError: a name that the operation does not have, one that is missing, or no number where one belongs.
+    """
+    problem = OPERATIONS[operation]
+    fields = {field.name: field for field in dataclasses.fields(problem)}
+    given = {}
+    for word in sizes.split():
+        name, _, value = word.partition("=")
+        if name not in fields:
+            raise ValueError(f"{operation} has no size {name!r}; it has {', '.join(fields)}.")
+        if fields[name].type in (bool, "bool"):
+            if value not in _BOOLS:
+                raise ValueError(f"{name} must be true or false, got {value!r}.")
+            given[name] = _BOOLS[value]
+        elif not value.isdecimal() or int(value) < 1:
+            raise ValueError(f"{name} must be a positive number, got {value!r}.")
+        else:
+            given[name] = int(value)
+    missing = [name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in given]
+    if missing:
+        raise ValueError(f"{operation} needs {', '.join(missing)} in {sizes!r}.")
+    return Row(sizes, problem(**given))

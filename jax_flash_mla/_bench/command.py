@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks dense_decode``."""
+"""The command line: ``python -m jax_flash_mla bench dense_decode``."""
 
 from __future__ import annotations
 
@@ -6,26 +6,33 @@ import argparse
 import pathlib
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = pathlib.Path("benchmarks", "results")
 IMPLEMENTATIONS = ("default", "cuda", "xla")
 IMPLEMENTATIONS_HELP = "of default, cuda and xla (default: default,xla; where both are the same, once)"
+SIZE_HELP = (
+    'in place of a table\'s rows, one problem of these sizes, as "batch=8 s_q=1 h_q=128 s_k=4096"; may be given again'
+)
 RECORDER_HELP = "how CUPTI is read (default: auto, the first that works)"
 MEMORY_HELP = "skip rows that need more (default: 80 %% of what JAX has of the card; 100 in a dry run)"
 
 
 def parser() -> argparse.ArgumentParser:
     """The options; ``plot`` has its own."""
-    from benchmarks import presets
+    from jax_flash_mla._bench import presets
 
     made = argparse.ArgumentParser(
-        prog="python -m benchmarks",
+        prog="python -m jax_flash_mla bench",
         description="Times operations on an NVIDIA GPU, each as a share of what cuBLAS and a streaming read do in the "
-        "same round, and writes a table, a JSON file and a roofline. `python -m benchmarks plot FILE` draws a file "
-        "again. The protocol is in docs/benchmarks.md. Exit status 1 where a result is wrong or a measurement fails.",
+        "same round, and writes a table, a JSON file and a roofline. `bench plot FILE` draws a file again. The "
+        "protocol is in docs/benchmarks.md. Exit status 1 where a result is wrong or a measurement fails, 2 for a bad "
+        "argument or where there is no GPU.",
+        epilog="Examples: `bench dense_decode` times the table of dense decode. `bench mha_forward --size 'd_qk=192 "
+        "d_v=128 batch=2 s=8192 h=16 causal=true'` times a problem of your own. `bench all --dry-run` lists rows, and "
+        "needs no GPU.",
     )
     add = made.add_argument
     add("presets", nargs="+", choices=(*presets.PRESETS, "all"), help="which tables; all is every one but sweep")
+    add("--size", action="append", default=[], metavar="SIZES", help=SIZE_HELP)
     add("--match", metavar="REGEX", default="", help="only rows whose name it is found in")
     add("--out", type=pathlib.Path, default=RESULTS, metavar="DIR", help="for files (default: benchmarks/results)")
     add("--implementations", default="default,xla", metavar="LIST", help=IMPLEMENTATIONS_HELP)
@@ -42,9 +49,9 @@ def parser() -> argparse.ArgumentParser:
 
 def plot_command(argv: list[str]) -> int:
     """``plot FILE ...``: draws each file beside itself."""
-    from benchmarks import roofline
+    from jax_flash_mla._bench import roofline
 
-    made = argparse.ArgumentParser(prog="python -m benchmarks plot", description=roofline.__doc__)
+    made = argparse.ArgumentParser(prog="python -m jax_flash_mla bench plot", description=roofline.__doc__)
     made.add_argument("files", nargs="+", type=pathlib.Path)
     for path in made.parse_args(argv).files:
         roofline.plot(path, path.with_suffix(".png"))
@@ -65,12 +72,15 @@ def main(argv: list[str] | None = None) -> int:
             made.error(f"--implementations must be of {', '.join(IMPLEMENTATIONS)}, got {name!r}")
     if options.rounds < 1:
         made.error(f"--rounds must be at least 1, got {options.rounds}")
-    from benchmarks import session
+    from jax_flash_mla._bench import presets, session
 
+    options.rows = session.selected(options.presets, options.match)
+    if options.size:
+        if len(options.presets) > 1 or options.presets[0] not in presets.OPERATIONS:
+            made.error(f"--size needs one operation, of {', '.join(presets.OPERATIONS)}")
+        (name,) = options.presets
+        try:
+            options.rows = [(name, presets.row_of(name, sizes)) for sizes in options.size]
+        except ValueError as error:
+            made.error(str(error))
     return session.main(options)
-
-
-if __name__ == "__main__":
-    # An installed package, with its kernels, comes before the sources beside this folder.
-    sys.path[:] = [*(p for p in sys.path if pathlib.Path(p or ".").resolve() != ROOT), str(ROOT)]
-    sys.exit(main())
