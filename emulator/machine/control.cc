@@ -279,6 +279,7 @@ Step set_registers(Warp& warp, const Instruction& instruction, Mask) {
   const bool increases = instruction.modes[0];
   const int count = instruction.modes[1];
   Cta& cta = warp.cta();
+  Races* const races = cta.cluster().races();
   int& own = warp.registers_per_thread;
   if (own == 0) own = registers_at_launch(cta.grid().launch);
   const int64_t more = int64_t(count - own) * kLanes;
@@ -288,6 +289,7 @@ Step set_registers(Warp& warp, const Instruction& instruction, Mask) {
                                                     ".");
   }
   if (more > cta.register_pool) return warp.wait_for(Wait::Kind::kRegisters, uint32_t(more));
+  if (races) races->set_registers(warp, count);
   cta.register_pool -= more;
   own = count;
   cta.cluster().note_event();

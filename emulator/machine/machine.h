@@ -38,6 +38,7 @@ struct Grid {
   std::byte* parameters;         // where kernels see them
   uint64_t workspace = 0;        // of a cooperative launch: the address that %envreg1 and %envreg2 tell
   Debugger* debugger = nullptr;  // null where nobody looks
+  bool checks_races = true;
 };
 
 // Runs until every thread has exited, or something goes wrong. Launches must fit the device: see the runtime.

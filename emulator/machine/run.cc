@@ -226,7 +226,9 @@ std::optional<Report> run(const Launch& launch, Memory& memory) {
   }
 
   const std::unique_ptr<Debugger> debugger = Debugger::from_environment();
-  Grid grid{launch, memory, parameters, launch.cooperative ? reinterpret_cast<uint64_t>(workspace) : 0, debugger.get()};
+  const bool checks_races = environment_number("JAX_FLASH_MLA_EMULATOR_RACES", 1, 0, 1) != 0;
+  Grid grid{launch,         memory,      parameters, launch.cooperative ? reinterpret_cast<uint64_t>(workspace) : 0,
+            debugger.get(), checks_races};
   Schedule schedule(grid);
   const uint64_t clusters = launch.grid.count() / launch.cluster.count();
   std::vector<std::thread> threads;

@@ -114,8 +114,11 @@ Step load_box(Warp& warp, const Instruction& instruction, Mask mask) {
     need_alignment(delivery.barrier, 8, "mbarrier");
     if (instruction.modes[1]) delivery.ctas = warp.get<uint16_t>(rest[1], lane);
     if (instruction.modes[2]) need_own(cta, box.shared);
-    cta.issue([&cta, box, delivery] {
-      delivery.for_each([&](uint32_t destination, uint32_t) { load(cta, box, destination); });
+    cta.issue(Mask{1} << lane, Completion::kMbarrier, [&cta, box, delivery] {
+      delivery.for_each([&](uint32_t destination, uint32_t barrier) {
+        cta.cluster().completes_on(barrier);
+        load(cta, box, destination);
+      });
       // Elements outside of the tensor count as well.
       delivery.for_each(
           [&](uint32_t, uint32_t barrier) { cta.cluster().complete_transaction(barrier, box.map.box_bytes()); });
@@ -163,7 +166,7 @@ Step store_box(Warp& warp, const Instruction& instruction, Mask mask) {
     const Box box = box_of(warp, instruction, lane);
     need_own(cta, box.shared);
     need_storable(box);
-    cta.issue([&cta, box] {
+    cta.issue(Mask{1} << lane, Completion::kBulkGroup, [&cta, box] {
       for_inside(cta, box, Access::kWrite, [](std::byte* global, const std::byte* shared, uint32_t bytes) {
         std::memcpy(global, shared, bytes);
       });
@@ -211,7 +214,7 @@ Step reduce_box(Warp& warp, const Instruction& instruction, Mask mask) {
       throw Fault(FaultCode::kIllegalInstruction,
                   "The reduction does not exist for the type of the tensor's elements.");
     }
-    cta.issue([&cta, box, reduction, type] {
+    cta.issue(Mask{1} << lane, Completion::kBulkGroup, [&cta, box, reduction, type] {
       for_inside(cta, box, Access::kAtomic, [&](std::byte* global, const std::byte* shared, uint32_t bytes) {
         reduce(global, shared, bytes, reduction, *type, true);
       });

@@ -187,9 +187,9 @@ class DeadlockTest(WaitingTest):
         .loc 1 80 0
         @%p0 barrier.cluster.arrive;
         @%p0 barrier.cluster.wait;
+        mbarrier.init.shared.b64 [bar], 1000;
         .loc 1 81 0
         bar.sync 0;
-        mbarrier.init.shared.b64 [bar], 1000;
         setp.eq.u32 %p0, %r0, 99;
         AGAIN:
         .loc 1 82 0
@@ -322,7 +322,7 @@ class LivelockTest(WaitingTest):
         """
         patience = "1" if "memory" in words else "8"
         with mock.patch.dict(os.environ, JAX_FLASH_MLA_EMULATOR_PATIENCE=patience):
-            report = self.report(spinning(body, grid=1, block=32))
+            report = self.report(spinning(body, grid=1, block=1))
         self.assertIn(words, report)
         self.assertIn("goes on without effect", report)
 

@@ -1,0 +1,400 @@
+#include "emulator/machine/races.h"
+
+#include "emulator/machine/cta.h"
+#include "emulator/machine/report.h"
+
+namespace emulator {
+namespace {
+
+constexpr uint32_t kBarrierBytes = 8;
+constexpr uint32_t kWarpsOfGroup = 4;
+
+Mask bit(int lane) { return Mask{1} << lane; }
+
+uint64_t key_of(const Cta& cta, uint32_t offset) { return uint64_t(cta.rank()) << 32 | offset; }
+
+Counted counted_as(Completion completion) {
+  return completion == Completion::kGroup ? Counted::kCopies : Counted::kBulkCopies;
+}
+
+bool is_counted(Completion completion) {
+  return completion == Completion::kGroup || completion == Completion::kBulkGroup;
+}
+
+}  // namespace
+
+Races::Races(size_t ctas, size_t warps_of_cta, size_t shared_bytes)
+    : warps_of_cta_(uint32_t(warps_of_cta)),
+      order_(uint32_t(ctas * warps_of_cta)),
+      shadow_(ctas, shared_bytes),
+      named_(ctas),
+      registers_(ctas * warps_of_cta),
+      products_(ctas * warps_of_cta) {}
+
+uint32_t Races::number(Warp& warp) const { return warp.cta().rank() * warps_of_cta_ + uint32_t(warp.index()); }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Accesses
+
+Actor Races::actor(uint32_t warp, Mask lane, const Published& knows, uint32_t time,
+                   const std::array<std::array<uint32_t, kLanes>, 2>& known_copies) {
+  Actor out{knows.seen, knows.fenced, {}};
+  const auto at = size_t(__builtin_ctz(lane));
+  out.own[0] = {warp * kLanes, lane, time};
+  for (size_t kind = 0; kind < known_copies.size(); ++kind) {
+    const uint32_t known = known_copies[kind][at];
+    if (known) out.own[kind + 1] = {order_.counted_component(warp, Counted(kind)), lane, known};
+  }
+  return out;
+}
+
+void Races::touch(const Cta& cta, uint32_t offset, size_t bytes, Access access, bool changes) {
+  if (acts_alone_) {
+    if (event_ == 0) return;
+    if (access == Access::kAtomic && !shadow_.event(event_).is_strong) {
+      Event reduction = shadow_.event(event_);
+      reduction.is_strong = true;
+      event_ = shadow_.add(reduction);
+    }
+    const Touch touch{&actor_, event_, bit(event_lane_), access != Access::kWrite, access != Access::kRead, changes};
+    check(cta.rank(), offset, uint32_t(bytes), touch);
+  } else if (lane_ >= 0) {
+    touches_.push_back({lane_, cta.rank(), offset, uint32_t(bytes), access, changes});
+  }
+}
+
+void Races::check(uint32_t cta, uint32_t offset, uint32_t bytes, const Touch& touch) {
+  Conflict conflict;
+  if (!shadow_.access(cta, offset, bytes, touch, conflict)) report(cta, touch, conflict);
+}
+
+void Races::finish(Warp& warp) {
+  lane_ = -1;
+  acts_alone_ = false;
+  if (!touches_.empty()) finish_touches(warp);
+  if (!synchronised_.empty()) finish_synchronised(warp);
+}
+
+void Races::finish_touches(Warp& warp) {
+  const uint32_t who = number(warp);
+  const Access access = touches_[0].access;
+  const bool is_strong = access == Access::kAtomic || warp.instruction()->order != 0;
+  Mask lanes = 0;
+  bool is_one_place = access == Access::kRead;
+  for (const LaneTouch& touch : touches_) {
+    lanes |= bit(touch.lane);
+    const LaneTouch& first = touches_[0];
+    is_one_place &= touch.offset == first.offset && touch.cta == first.cta && touch.bytes == first.bytes;
+  }
+  const Event event{warp.instruction(), &warp, lanes, who * kLanes, order_.time(who), false, is_strong, false};
+  Touch touch{&actor_, access == Access::kRead ? shadow_.add_read(event) : shadow_.add(event), 0,
+              access != Access::kWrite, access != Access::kRead};
+  const Knowledge* knows = &order_.knowledge(who, touches_[0].lane);
+  actor_ = {knows->now.seen, knows->now.fenced, {}};
+
+  // All lanes read the same: at once, if what they see comes from elsewhere.
+  if (is_one_place && lanes == kAllLanes && order_.know_the_same(who)) {
+    touch.lanes = lanes;
+    Conflict conflict;
+    const LaneTouch& first = touches_[0];
+    if (shadow_.access(first.cta, first.offset, first.bytes, touch, conflict)) {
+      touches_.clear();
+      return;
+    }
+  }
+  for (const LaneTouch& each : touches_) {
+    if (const Knowledge* others = &order_.knowledge(who, each.lane); others != knows) {
+      knows = others;
+      actor_ = {knows->now.seen, knows->now.fenced, {}};
+    }
+    touch.lanes = bit(each.lane);
+    touch.changes = each.changes;
+    actor_.own[0] = {who * kLanes, touch.lanes, ~0u};
+    for (const Counted kind : {Counted::kCopies, Counted::kBulkCopies}) {
+      const uint32_t known = order_.known_copies(who, each.lane, kind);
+      actor_.own[size_t(kind) + 1] = {known ? order_.counted_component(who, kind) : ~0u, touch.lanes, known};
+    }
+    check(each.cta, each.offset, each.bytes, touch);
+  }
+  touches_.clear();
+}
+
+void Races::finish_synchronised(Warp& warp) {
+  const uint32_t who = number(warp);
+  const int32_t order = warp.instruction()->order;
+  for (const Synchronised& each : synchronised_) {
+    if (each.access == Access::kWrite) continue;
+    const auto found = locations_.find(each.address);
+    if (found == locations_.end()) continue;
+    if (order & Instruction::kAcquire) {
+      order_.acquire(who, bit(each.lane), found->second);
+    } else {
+      order_.acquire_relaxed(who, bit(each.lane), found->second);
+    }
+  }
+  for (const Synchronised& each : synchronised_) {
+    if (each.access == Access::kRead) continue;
+    if (order & Instruction::kRelease) {
+      order_.release(who, bit(each.lane), locations_[each.address]);
+    } else if (order_.has_fenced(who, each.lane)) {
+      order_.release_relaxed(who, bit(each.lane), locations_[each.address]);
+    }
+  }
+  synchronised_.clear();
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Asynchronous copies
+
+std::shared_ptr<const IssuedCopy> Races::issue(Warp& warp, Mask lanes, Completion completion) {
+  const uint32_t who = number(warp);
+  IssuedCopy copy;
+  copy.event = {warp.instruction(),
+                &warp,
+                lanes,
+                0,
+                0,
+                completion == Completion::kMbarrier || completion == Completion::kBulkGroup,
+                false,
+                true};
+  copy.completion = completion;
+  copy.time = order_.time(who);
+  for (size_t kind = 0; kind < 2; ++kind) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      copy.known_copies[kind][size_t(lane)] = order_.known_copies(who, lane, Counted(kind));
+    }
+  }
+  for (Mask left = lanes; left;) {
+    const int lane = first_lane(left);
+    const Mask same = order_.lanes_that_know_as(who, lane) & left;
+    copy.parts.push_back({same, order_.knowledge(who, lane).now});
+    left &= ~same;
+  }
+  if (is_counted(completion)) {
+    copy.event.component = order_.counted_component(who, counted_as(completion));
+    copy.event.time = order_.count_copy(who, counted_as(completion));
+  } else {
+    order_.pass_time(who);
+  }
+  return std::make_shared<const IssuedCopy>(std::move(copy));
+}
+
+void Races::begin_copy(const IssuedCopy& copy) {
+  copy_ = &copy;
+  event_ = is_counted(copy.completion) ? shadow_.add(copy.event) : 0;
+  act_as_copy(first_lane(copy.event.lanes));
+}
+
+void Races::act_as_copy(int lane) {
+  acts_alone_ = true;
+  for (const IssuedCopy::Part& part : copy_->parts) {
+    if (part.lanes & bit(lane)) {
+      actor_ = actor(number(*copy_->event.warp), bit(lane), part.knows, copy_->time, copy_->known_copies);
+    }
+  }
+  event_lane_ = is_counted(copy_->completion) ? lane : 0;
+}
+
+void Races::completes_on(const Cta& cta, uint32_t offset) {
+  Barrier* const barrier = find(cta, offset);
+  if (!barrier) return;  // a fault as soon as it completes
+  if (barrier->component == HappensBefore::kNobody) barrier->component = order_.new_components(1);
+  Event event = copy_->event;
+  event.component = barrier->component;
+  event.time = barrier->phase + 1;
+  event_ = shadow_.add(event);
+  // The copy engine must know of the barrier.
+  const auto lane = uint32_t(first_lane(barrier->init.lanes));
+  Event fence = barrier->init;
+  fence.time = barrier->fenced_at;
+  const bool is_known = actor_.knows(barrier->init, lane);
+  const bool is_fenced =
+      !event.is_async || actor_.has_fenced(barrier->init, lane) || (barrier->fenced_at && actor_.knows(fence, lane));
+  if (is_known && is_fenced) return;
+  const Touch touch{&actor_, event_, bit(event_lane_), true, true};
+  report(cta.rank(), touch,
+         {is_known ? Conflict::Kind::kNoProxyFence : Conflict::Kind::kUnordered, offset, shadow_.add(barrier->init),
+          lane, true});
+}
+
+void Races::end_copy() {
+  copy_ = nullptr;
+  acts_alone_ = false;
+}
+
+void Races::arrive_after_copies(const Cta& cta, uint32_t offset, int lane) {
+  Barrier* const barrier = find(cta, offset);
+  if (!barrier) return;
+  const uint32_t who = number(*copy_->event.warp);
+  order_.publish_copies(who, lane, copy_->event.time, Counted::kCopies, barrier->arrived);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Barriers and fences
+
+Races::Barrier* Races::find(const Cta& cta, uint32_t offset) {
+  const auto found = barriers_.find(key_of(cta, offset));
+  return found == barriers_.end() ? nullptr : &found->second;
+}
+
+void Races::init_barrier(Warp& warp, int lane, const Cta& cta, uint32_t offset, bool changes) {
+  touches_.push_back({lane, cta.rank(), offset, kBarrierBytes, Access::kWrite, changes});
+  Barrier& barrier = barriers_[key_of(cta, offset)];
+  barrier.arrived = {};
+  barrier.completed = {};
+  barrier.first_phase = barrier.phase;
+  const uint32_t who = number(warp);
+  barrier.init = {warp.instruction(), &warp, bit(lane), who * kLanes, order_.time(who), false, false, false};
+  barrier.fenced_at = 0;
+}
+
+void Races::use_barrier(Mask lanes, const Cta& cta, uint32_t offset, Access access) {
+  for_lanes(lanes, [&](int lane) { touches_.push_back({lane, cta.rank(), offset, kBarrierBytes, access, true}); });
+}
+
+void Races::arrive(Warp& warp, Mask lanes, const Cta& cta, uint32_t offset, bool releases) {
+  Barrier* const barrier = find(cta, offset);
+  if (!barrier) return;
+  if (releases) {
+    order_.release(number(warp), lanes, barrier->arrived);
+  } else {
+    order_.release_relaxed(number(warp), lanes, barrier->arrived);
+  }
+}
+
+void Races::pass(Warp& warp, Mask lanes, const Cta& cta, uint32_t offset, uint32_t parity, bool acquires) {
+  Barrier* const barrier = find(cta, offset);
+  if (!barrier) return;
+  const Published& completed = barrier->completed[parity & 1];
+  if (acquires) {
+    order_.acquire(number(warp), lanes, completed);
+  } else {
+    order_.acquire_relaxed(number(warp), lanes, completed);
+  }
+}
+
+// Who has waited for a phase knows those before it, too: each arrival changes the same object.
+void Races::phase_over(const Cta& cta, uint32_t offset) {
+  Barrier* const barrier = find(cta, offset);
+  if (!barrier) return;
+  if (barrier->component != HappensBefore::kNobody) {
+    barrier->arrived.seen.raise(barrier->component, barrier->phase + 1);
+  }
+  barrier->completed[(barrier->phase - barrier->first_phase) & 1] = barrier->arrived;
+  ++barrier->phase;
+}
+
+void Races::fence_barrier_init(Warp& warp, Mask lanes) {
+  const uint32_t who = number(warp);
+  for (auto& [key, barrier] : barriers_) {
+    if (barrier.init.component != who * kLanes || !(barrier.init.lanes & lanes)) continue;
+    if (barrier.fenced_at == 0) barrier.fenced_at = order_.time(who);
+  }
+  order_.pass_time(who);
+}
+
+void Races::arrive_named(Warp& warp, Mask lanes, int number_of_barrier) {
+  order_.release(number(warp), lanes, named_[warp.cta().rank()][size_t(number_of_barrier)].arrived);
+}
+
+void Races::named_over(const Cta& cta, int number_of_barrier, uint64_t generation) {
+  NamedBarrier& barrier = named_[cta.rank()][size_t(number_of_barrier)];
+  barrier.completed[generation & 1] = std::exchange(barrier.arrived, {});
+}
+
+void Races::pass_named(Warp& warp, Mask lanes, int number_of_barrier, uint64_t generation) {
+  const NamedBarrier& barrier = named_[warp.cta().rank()][size_t(number_of_barrier)];
+  order_.acquire(number(warp), lanes, barrier.completed[generation & 1]);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Warpgroups
+
+void Races::check(Warp& warp, const RegisterMisuse& misuse) {
+  if (!misuse.what) return;
+  Fault fault(FaultCode::kRace, misuse.what);
+  if (misuse.other) {
+    fault.other = std::string("\n  and ") + misuse.other_did + " by" + where(warp, kAllLanes, misuse.other);
+  }
+  throw fault;
+}
+
+void Races::begin_product(Warp& warp, int accumulators, int factors) {
+  const uint32_t who = number(warp), product = order_.count_product(who);
+  check(warp, products_[who].begin(warp.registers(), *warp.instruction(), accumulators, factors, product));
+  const Published all = order_.knowledge_of_all(who);
+  actor_ = {all.seen, all.fenced, {}};
+  event_ =
+      shadow_.add({warp.instruction(), &warp, kAllLanes, order_.product_component(who), product, true, false, true});
+  event_lane_ = 0;
+  acts_alone_ = true;
+}
+
+void Races::wait_for_products(Warp& warp, uint32_t pending) {
+  const uint32_t who = number(warp);
+  products_[who].wait(order_.wait_for_products(who, pending));
+}
+
+void Races::touch_products(Warp& warp, const Instruction& instruction) {
+  check(warp, products_[number(warp)].touch(warp.registers(), instruction));
+}
+
+// The warps of a warpgroup change their registers together: all to the same number, and all before any goes on to the
+// next change, for which they must have met in between.
+void Races::set_registers(Warp& warp, int count) {
+  const uint32_t who = number(warp), first = who - uint32_t(warp.index()) % kWarpsOfGroup;
+  auto& own = registers_[who];
+  const size_t changes = own.size();
+  const uint32_t last = std::min(first + kWarpsOfGroup, who - uint32_t(warp.index()) + warps_of_cta_);
+  const Published knows = order_.knowledge_of_all(who);
+  for (uint32_t other = first; other < last; ++other) {
+    const auto& others = registers_[other];
+    if (other == who) continue;
+    const std::string name = "warp " + std::to_string(other % warps_of_cta_) + " of its warpgroup";
+    if (changes > 0 && (others.size() < changes || (*knows.seen)[other * kLanes] < others[changes - 1].time)) {
+      throw Fault(FaultCode::kRace, "setmaxnreg follows another one, and " + name + " may not have come to that yet.");
+    }
+    if (others.size() > changes && others[changes].count != count) {
+      throw Fault(FaultCode::kRace, "setmaxnreg wants " + std::to_string(count) + " registers, in " + name + " " +
+                                        std::to_string(others[changes].count) + ".");
+    }
+  }
+  own.push_back({count, order_.time(who)});
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Reports
+
+void Races::report(uint32_t cta, const Touch& touch, const Conflict& conflict) {
+  const Event &now = shadow_.event(touch.event), before = shadow_.event(conflict.event);
+  const std::string verb = touch.reads && touch.writes ? "atomically changes" : touch.writes ? "writes" : "reads";
+  const std::string was = conflict.was_write ? "written" : "read";
+  std::string place = "shared offset " + std::to_string(conflict.offset);
+  if (cta != now.warp->cta().rank()) place += " of CTA " + std::to_string(cta) + " of its cluster";
+  const std::string who = now.is_copy ? "what lane " + std::to_string(first_lane(now.lanes)) + " began"
+                                      : "lane " + std::to_string(first_lane(touch.lanes));
+  std::string text;
+  switch (conflict.kind) {
+    case Conflict::Kind::kUnordered:
+      text = "Race: " + who + " " + verb + " " + place + ", which another one has " + was +
+             ", and nothing orders the two.";
+      break;
+    case Conflict::Kind::kNoProxyFence:
+      text = "Race: by the async proxy, " + who + " " + verb + " " + place +
+             ", which was written by the generic one, with no fence.proxy.async between the two.";
+      break;
+    case Conflict::Kind::kSameInstruction:
+      text = "Race: lanes " + std::to_string(conflict.lane) + " and " + std::to_string(first_lane(touch.lanes)) +
+             " write different values to " + place + " at once.";
+      break;
+  }
+  Fault fault(FaultCode::kRace, text);
+  if (conflict.kind != Conflict::Kind::kSameInstruction) {
+    const Mask lanes = before.is_copy ? before.lanes : bit(int(conflict.lane));
+    fault.other = std::string("\n  and ") + was + (before.is_copy ? ", as was begun there, by" : " by") +
+                  where(*before.warp, lanes, before.instruction);
+  }
+  throw fault;
+}
+
+}  // namespace emulator
