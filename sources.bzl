@@ -69,6 +69,7 @@ SOURCES = {
         "machine/mma_sync.cc",
         "machine/moves.cc",
         "machine/numerics.cc",
+        "machine/omission.cc",
         "machine/product_registers.cc",
         "machine/program.cc",
         "machine/races.cc",

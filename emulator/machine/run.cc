@@ -9,6 +9,7 @@
 
 #include "emulator/machine/environment.h"
 #include "emulator/machine/machine.h"
+#include "emulator/machine/omission.h"
 #include "emulator/machine/report.h"
 
 namespace emulator {
@@ -206,7 +207,11 @@ std::mutex& atomic_lock(uint64_t address) {
   return locks[address / 16 % std::size(locks)];
 }
 
-std::optional<Report> run(const Launch& launch, Memory& memory) {
+std::optional<Report> run(const Launch& whole, Memory& memory) {
+  Launch launch = whole;
+  const std::unique_ptr<Function> without = without_named_instruction(*whole.kernel);
+  if (without) launch.kernel = without.get();
+
   // Parameters are memory that kernels may read by generic addresses: tensor maps lie there.
   constexpr size_t kAlignment = 128;
   std::vector<std::byte> storage(launch.parameters.size() + kAlignment);
