@@ -262,9 +262,14 @@ void lower_nanosleep(Lowering& lowering) {
 }
 
 // A grid that depends on another begins when that one has ended, so there is nothing to wait for.
+Step wait_for_primary(Warp& warp, const Instruction&, Mask mask) {
+  if (Races* races = warp.cta().cluster().races()) races->wait_for_primary(warp, mask);
+  return Step::kNext;
+}
+
 void lower_griddepcontrol(Lowering& lowering) {
-  lowering.need_one_of({"launch_dependents", "wait"});
-  lowering.out.run = next;
+  const bool waits = lowering.need_one_of({"launch_dependents", "wait"}) == "wait";
+  lowering.out.run = waits ? wait_for_primary : next;
 }
 
 // The registers that a thread has at the launch: as many as fit, in steps of 8.

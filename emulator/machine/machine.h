@@ -20,6 +20,7 @@ struct Launch {
   Dim3 grid, block, cluster;
   bool has_cluster = false;  // the launch or the kernel names the cluster's size
   bool cooperative = false;
+  bool is_programmatic = false;  // it may begin before the one before it has ended
   uint32_t dynamic_shared = 0;
   std::vector<std::byte> parameters;  // laid out as the kernel's
   int num_sms = 132;
@@ -39,6 +40,7 @@ struct Grid {
   uint64_t workspace = 0;        // of a cooperative launch: the address that %envreg1 and %envreg2 tell
   Debugger* debugger = nullptr;  // null where nobody looks
   bool checks_races = true;
+  uint8_t primary = 0;  // Memory's number of the launch that may still be under way; 0: none is
 };
 
 // Runs until every thread has exited, or something goes wrong. Launches must fit the device: see the runtime.

@@ -1,6 +1,7 @@
 #include "emulator/machine/races.h"
 
 #include "emulator/machine/cta.h"
+#include "emulator/machine/machine.h"
 #include "emulator/machine/report.h"
 
 namespace emulator {
@@ -29,7 +30,10 @@ Races::Races(size_t ctas, size_t warps_of_cta, size_t shared_bytes)
       shadow_(ctas, shared_bytes),
       named_(ctas),
       registers_(ctas * warps_of_cta),
-      products_(ctas * warps_of_cta) {}
+      products_(ctas * warps_of_cta),
+      primary_component_(order_.new_components(1)) {
+  primary_.seen.raise(primary_component_, 1);
+}
 
 uint32_t Races::number(Warp& warp) const { return warp.cta().rank() * warps_of_cta_ + uint32_t(warp.index()); }
 
@@ -66,6 +70,27 @@ void Races::touch(const Cta& cta, uint32_t offset, size_t bytes, Access access, 
 void Races::check(uint32_t cta, uint32_t offset, uint32_t bytes, const Touch& touch) {
   Conflict conflict;
   if (!shadow_.access(cta, offset, bytes, touch, conflict)) report(cta, touch, conflict);
+}
+
+void Races::touch_global(Warp& warp, int lane, uint64_t address, size_t bytes, Allocation** last) {
+  if (warp.cta().grid().primary == 0) return;
+  check_global(warp, *order_.knowledge(number(warp), lane).now.seen, address, bytes, last);
+}
+
+void Races::touch_global_in_copy(Warp& warp, uint64_t address, size_t bytes, Allocation** last) {
+  if (warp.cta().grid().primary == 0) return;
+  check_global(warp, *actor_.seen, address, bytes, last);
+}
+
+void Races::check_global(Warp& warp, const Clock& seen, uint64_t address, size_t bytes, Allocation** last) const {
+  const Grid& grid = warp.cta().grid();
+  if (seen[primary_component_]) return;
+  if (const auto offset = grid.memory.written_by(grid.primary, address, bytes, last)) {
+    throw Fault(FaultCode::kRace, "Race: offset " + std::to_string(*offset) + " of an allocation of " +
+                                      std::to_string((*last)->end - (*last)->begin) +
+                                      " bytes was written by the kernel before this one, which may still be under "
+                                      "way: nobody has executed griddepcontrol.wait.");
+  }
 }
 
 void Races::finish(Warp& warp) {

@@ -56,6 +56,10 @@ class Races {
   }
   // An atomic or ordered access of any memory.
   void synchronise(int lane, uint64_t address, Access access) { synchronised_.push_back({lane, address, access}); }
+  // What a launch under way may have written must have been waited for. By a lane; by the copy that acts.
+  void touch_global(Warp& warp, int lane, uint64_t address, size_t bytes, Allocation** last);
+  void touch_global_in_copy(Warp& warp, uint64_t address, size_t bytes, Allocation** last);
+  void wait_for_primary(Warp& warp, Mask lanes) { order_.acquire(number(warp), lanes, primary_); }
   // The instruction is over: looks at what its lanes accessed. Nobody acts any more.
   bool has_acted() const { return !touches_.empty() || !synchronised_.empty() || acts_alone_; }
   void finish(Warp& warp);
@@ -133,6 +137,7 @@ class Races {
   void finish_synchronised(Warp& warp);
   void check(uint32_t cta, uint32_t offset, uint32_t bytes, const Touch& touch);
   Barrier* find(const Cta& cta, uint32_t offset);
+  void check_global(Warp& warp, const Clock& seen, uint64_t address, size_t bytes, Allocation** last) const;
   static void check(Warp& warp, const RegisterMisuse& misuse);
   [[noreturn]] void report(uint32_t cta, const Touch& touch, const Conflict& conflict);
 
@@ -145,6 +150,8 @@ class Races {
   Published cluster_arrived_, cluster_completed_;
   std::vector<std::vector<RegisterChange>> registers_;  // by warp
   std::vector<ProductRegisters> products_;              // likewise
+  const uint32_t primary_component_;
+  Published primary_;  // what the launch before this one did
 
   int lane_ = -1;  // that acts
   std::vector<LaneTouch> touches_;

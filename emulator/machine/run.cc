@@ -231,9 +231,11 @@ std::optional<Report> run(const Launch& whole, Memory& memory) {
   }
 
   const std::unique_ptr<Debugger> debugger = Debugger::from_environment();
+  const Memory::Numbers numbers = memory.begin_launch();
   const bool checks_races = environment_number("JAX_FLASH_MLA_EMULATOR_RACES", 1, 0, 1) != 0;
-  Grid grid{launch,         memory,      parameters, launch.cooperative ? reinterpret_cast<uint64_t>(workspace) : 0,
-            debugger.get(), checks_races};
+  const uint64_t place = launch.cooperative ? reinterpret_cast<uint64_t>(workspace) : 0;
+  const uint8_t primary = launch.is_programmatic ? numbers.before : 0;
+  Grid grid{launch, memory, parameters, place, debugger.get(), checks_races, primary};
   Schedule schedule(grid);
   const uint64_t clusters = launch.grid.count() / launch.cluster.count();
   std::vector<std::thread> threads;
