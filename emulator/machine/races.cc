@@ -69,7 +69,8 @@ void Races::touch(const Cta& cta, uint32_t offset, size_t bytes, Access access, 
 
 void Races::check(uint32_t cta, uint32_t offset, uint32_t bytes, const Touch& touch) {
   Conflict conflict;
-  if (!shadow_.access(cta, offset, bytes, touch, conflict)) report(cta, touch, conflict);
+  if (shadow_.access(cta, offset, bytes, touch, conflict)) return;
+  report(cta, touch, conflict, shadow_.event(touch.event), shadow_.event(conflict.event));
 }
 
 void Races::touch_global(Warp& warp, int lane, uint64_t address, size_t bytes, Allocation** last) {
@@ -237,9 +238,8 @@ void Races::completes_on(const Cta& cta, uint32_t offset) {
       !event.is_async || actor_.has_fenced(barrier->init, lane) || (barrier->fenced_at && actor_.knows(fence, lane));
   if (is_known && is_fenced) return;
   const Touch touch{&actor_, event_, bit(event_lane_), true, true};
-  report(cta.rank(), touch,
-         {is_known ? Conflict::Kind::kNoProxyFence : Conflict::Kind::kUnordered, offset, shadow_.add(barrier->init),
-          lane, true});
+  const auto kind = is_known ? Conflict::Kind::kNoProxyFence : Conflict::Kind::kUnordered;
+  report(cta.rank(), touch, {kind, offset, 0, lane, true}, event, barrier->init);
 }
 
 void Races::end_copy() {
@@ -390,8 +390,7 @@ void Races::set_registers(Warp& warp, int count) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Reports
 
-void Races::report(uint32_t cta, const Touch& touch, const Conflict& conflict) {
-  const Event &now = shadow_.event(touch.event), before = shadow_.event(conflict.event);
+void Races::report(uint32_t cta, const Touch& touch, const Conflict& conflict, const Event& now, const Event& before) {
   const std::string verb = touch.reads && touch.writes ? "atomically changes" : touch.writes ? "writes" : "reads";
   const std::string was = conflict.was_write ? "written" : "read";
   std::string place = "shared offset " + std::to_string(conflict.offset);

@@ -139,7 +139,8 @@ class Races {
   Barrier* find(const Cta& cta, uint32_t offset);
   void check_global(Warp& warp, const Clock& seen, uint64_t address, size_t bytes, Allocation** last) const;
   static void check(Warp& warp, const RegisterMisuse& misuse);
-  [[noreturn]] void report(uint32_t cta, const Touch& touch, const Conflict& conflict);
+  [[noreturn]] static void report(uint32_t cta, const Touch& touch, const Conflict& conflict, const Event& now,
+                                  const Event& before);
 
   uint32_t warps_of_cta_;
   HappensBefore order_;

@@ -31,7 +31,7 @@ class EnvironmentTest(parameterized.TestCase):
 
     def test_numbers(self):
         for sms in (1, 7, 132, 1024):
-            self.assertEqual(self.multiprocessors(SMS=str(sms), THREADS="2", PATIENCE="3"), (sms, ""))
+            self.assertEqual(self.multiprocessors(SMS=str(sms), THREADS="2", PATIENCE="3", RACES="0"), (sms, ""))
         self.assertEqual(self.multiprocessors(), (132, ""))
 
     @parameterized.product(name=("SMS", "THREADS", "PATIENCE"), value=("0", "-3", "4x", "many", "99999999999999999999"))
@@ -39,3 +39,8 @@ class EnvironmentTest(parameterized.TestCase):
         sms, printed = self.multiprocessors(**{name: value})
         self.assertEqual(sms, 132)
         self.assertRegex(printed, f"^JAX_FLASH_MLA_EMULATOR_{name}={value}: not a number from 1 to [0-9]+, ignored\n")
+
+    @parameterized.parameters("2", "-1", "on")
+    def test_what_is_neither_0_nor_1(self, value):
+        printed = f"JAX_FLASH_MLA_EMULATOR_RACES={value}: not a number from 0 to 1, ignored\n"
+        self.assertEqual(self.multiprocessors(RACES=value), (132, printed))
