@@ -49,6 +49,8 @@ struct Knowledge {
 
 // Copies whose completion a thread waits for by counting them.
 enum class Counted { kCopies, kBulkCopies };
+// Up to which time a thread knows its own, of each kind.
+using KnownCopies = std::array<uint32_t, 2>;
 
 class HappensBefore {
  public:
@@ -82,8 +84,10 @@ class HappensBefore {
   uint32_t counted_component(uint32_t warp, Counted kind);
   void commit(uint32_t warp, Mask lanes, Counted kind);
   void wait(uint32_t warp, Mask lanes, Counted kind, uint32_t pending);  // until so many groups are pending
-  // Up to which time a thread knows its own copies.
-  uint32_t known_copies(uint32_t warp, int lane, Counted kind) const { return counted(warp, kind).known[size_t(lane)]; }
+  KnownCopies known_copies(uint32_t warp, int lane) const {
+    return {counted(warp, Counted::kCopies).known[size_t(lane)],
+            counted(warp, Counted::kBulkCopies).known[size_t(lane)]};
+  }
   // What is published when a thread's copies up to now are done.
   void publish_copies(uint32_t warp, int lane, uint32_t time, Counted kind, Published& into);
 

@@ -98,13 +98,13 @@ void test_counted_copies() {
   order.commit(0, kFirst, kind);
   CHECK(one < two && first == order.counted_component(0, kind));
   order.wait(0, kFirst, kind, 1);
-  CHECK(order.known_copies(0, 0, kind) == one);
+  CHECK(order.known_copies(0, 0)[size_t(kind)] == one);
   order.wait(0, kSecond, kind, 0);
-  CHECK(order.known_copies(0, 1, kind) == 0, "another lane's");
+  CHECK(order.known_copies(0, 1)[size_t(kind)] == 0, "another lane's");
   order.meet(0, kAllLanes);
   CHECK(knows(order, 0, 5, first, one) && !knows(order, 0, 5, first, two));
   order.wait(0, kFirst, kind, 0);
-  CHECK(order.known_copies(0, 0, kind) == two);
+  CHECK(order.known_copies(0, 0)[size_t(kind)] == two);
 }
 
 void test_products() {

@@ -40,16 +40,14 @@ uint32_t Races::number(Warp& warp) const { return warp.cta().rank() * warps_of_c
 // ---------------------------------------------------------------------------------------------------------------------
 // Accesses
 
-Actor Races::actor(uint32_t warp, Mask lane, const Published& knows, uint32_t time,
-                   const std::array<std::array<uint32_t, kLanes>, 2>& known_copies) {
-  Actor out{knows.seen, knows.fenced, {}};
-  const auto at = size_t(__builtin_ctz(lane));
-  out.own[0] = {warp * kLanes, lane, time};
-  for (size_t kind = 0; kind < known_copies.size(); ++kind) {
-    const uint32_t known = known_copies[kind][at];
-    if (known) out.own[kind + 1] = {order_.counted_component(warp, Counted(kind)), lane, known};
+// What a thread did itself, up to a time, its own copies included.
+std::array<Actor::Own, 3> Races::own_of(uint32_t warp, int lane, uint32_t time, const KnownCopies& known) {
+  std::array<Actor::Own, 3> own;
+  own[0] = {warp * kLanes, bit(lane), time};
+  for (size_t kind = 0; kind < known.size(); ++kind) {
+    if (known[kind]) own[kind + 1] = {order_.counted_component(warp, Counted(kind)), bit(lane), known[kind]};
   }
-  return out;
+  return own;
 }
 
 void Races::touch(const Cta& cta, uint32_t offset, size_t bytes, Access access, bool changes) {
@@ -135,11 +133,7 @@ void Races::finish_touches(Warp& warp) {
     }
     touch.lanes = bit(each.lane);
     touch.changes = each.changes;
-    actor_.own[0] = {who * kLanes, touch.lanes, ~0u};
-    for (const Counted kind : {Counted::kCopies, Counted::kBulkCopies}) {
-      const uint32_t known = order_.known_copies(who, each.lane, kind);
-      actor_.own[size_t(kind) + 1] = {known ? order_.counted_component(who, kind) : ~0u, touch.lanes, known};
-    }
+    actor_.own = own_of(who, each.lane, ~0u, order_.known_copies(who, each.lane));
     check(each.cta, each.offset, each.bytes, touch);
   }
   touches_.clear();
@@ -185,11 +179,7 @@ std::shared_ptr<const IssuedCopy> Races::issue(Warp& warp, Mask lanes, Completio
                 true};
   copy.completion = completion;
   copy.time = order_.time(who);
-  for (size_t kind = 0; kind < 2; ++kind) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      copy.known_copies[kind][size_t(lane)] = order_.known_copies(who, lane, Counted(kind));
-    }
-  }
+  for_lanes(lanes, [&](int lane) { copy.known_copies[size_t(lane)] = order_.known_copies(who, lane); });
   for (Mask left = lanes; left;) {
     const int lane = first_lane(left);
     const Mask same = order_.lanes_that_know_as(who, lane) & left;
@@ -215,7 +205,8 @@ void Races::act_as_copy(int lane) {
   acts_alone_ = true;
   for (const IssuedCopy::Part& part : copy_->parts) {
     if (part.lanes & bit(lane)) {
-      actor_ = actor(number(*copy_->event.warp), bit(lane), part.knows, copy_->time, copy_->known_copies);
+      const KnownCopies& known = copy_->known_copies[size_t(lane)];
+      actor_ = {part.knows.seen, part.knows.fenced, own_of(number(*copy_->event.warp), lane, copy_->time, known)};
     }
   }
   event_lane_ = is_counted(copy_->completion) ? lane : 0;

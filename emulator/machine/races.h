@@ -39,7 +39,7 @@ struct IssuedCopy {
   };
   std::vector<Part> parts;
   uint32_t time;  // of the warp
-  std::array<std::array<uint32_t, kLanes>, 2> known_copies;
+  std::array<KnownCopies, kLanes> known_copies;
 };
 
 class Races {
@@ -131,8 +131,7 @@ class Races {
   };
 
   uint32_t number(Warp& warp) const;
-  Actor actor(uint32_t warp, Mask lane, const Published& knows, uint32_t time,
-              const std::array<std::array<uint32_t, kLanes>, 2>& known_copies);
+  std::array<Actor::Own, 3> own_of(uint32_t warp, int lane, uint32_t time, const KnownCopies& known);
   void finish_touches(Warp& warp);
   void finish_synchronised(Warp& warp);
   void check(uint32_t cta, uint32_t offset, uint32_t bytes, const Touch& touch);

@@ -7,7 +7,8 @@ from unittest import mock
 
 import numpy as np
 from absl.testing import parameterized
-from devices import Emulated, Kernel, Output, has_emulator
+from devices import Kernel, Output, has_emulator
+from reports import ReportTest
 from writing import BARRIERS, FAULTY, kernel
 
 
@@ -37,18 +38,11 @@ setp.ne.u32 %p2, %r2, 0;
 """
 
 
-class WaitingTest(parameterized.TestCase):
+class WaitingTest(ReportTest):
     headline = "Deadlock: no thread can go on."
 
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.emulator = Emulated()
-
     def report(self, made: Kernel) -> str:
-        with self.assertRaises(RuntimeError) as caught:
-            self.emulator.run(made)
-        report = str(caught.exception)
+        report = super().report(made)
         self.assertIn(self.headline, report)
         self.assertIn("kernel test_kernel", report)
         return report

@@ -4,7 +4,8 @@ import unittest
 
 import numpy as np
 from absl.testing import parameterized
-from devices import Emulated, Input, Kernel, Output, TensorMap, has_emulator
+from devices import Input, Kernel, Output, TensorMap, has_emulator
+from reports import ReportTest
 from writing import BARRIERS, FAULTY, kernel
 
 LINE = 77
@@ -31,17 +32,7 @@ def faulty(body: str, before: str = "", functions: str = "", shared: str = BARRI
 
 
 @unittest.skipUnless(has_emulator(), "this build has no emulator")
-class FaultTest(parameterized.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.emulator = Emulated()
-
-    def report(self, made: Kernel) -> str:
-        with self.assertRaises(RuntimeError) as caught:
-            self.emulator.run(made)
-        return str(caught.exception)
-
+class FaultTest(ReportTest):
     def assert_reported(self, made: Kernel, *words: str, opcode: str = "", line: int = LINE) -> None:
         """The report says these words, and where it was."""
         report = self.report(made)
@@ -546,12 +537,7 @@ class FaultTest(parameterized.TestCase):
 
 
 @unittest.skipUnless(has_emulator(), "this build has no emulator")
-class LaunchTest(parameterized.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.emulator = Emulated()
-
+class LaunchTest(ReportTest):
     def test_text_that_is_no_ptx(self):
         made = faulty("add.u32 %r0, %r1 %r2;")
         with self.assertRaisesRegex(RuntimeError, r"(?i)line \d+"):

@@ -9,7 +9,8 @@ from unittest import mock
 
 import numpy as np
 from absl.testing import parameterized
-from devices import Emulated, Input, Kernel, Output, TensorMap, has_emulator
+from devices import Input, Kernel, Output, TensorMap, has_emulator
+from reports import ReportTest
 from writing import FAULTY, kernel
 
 SHARED = (
@@ -45,17 +46,7 @@ def racing(body: str, distance: int = 32, **more) -> Kernel:
     return kernel(arguments, PLACES.format(distance=distance) + body + "\nOUT:\n", shared=SHARED, **more)
 
 
-class RacesTest(parameterized.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.emulator = Emulated()
-
-    def report(self, made: Kernel) -> str:
-        with self.assertRaises(RuntimeError) as caught:
-            self.emulator.run(made)
-        return str(caught.exception)
-
+class RacesTest(ReportTest):
     def assert_race(self, made: Kernel, *words: str, lines=(41, 42)) -> None:
         """The report has these words, and both places."""
         report = self.report(made)
