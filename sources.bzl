@@ -56,6 +56,7 @@ SOURCES = {
         "machine/cta.cc",
         "machine/debugger.cc",
         "machine/environment.cc",
+        "machine/global_races.cc",
         "machine/happens_before.cc",
         "machine/integer_arithmetic.cc",
         "machine/loads_and_stores.cc",

@@ -63,7 +63,7 @@ void need_own(const Cta& cta, uint32_t address) {
 
 std::byte* global_bytes(Cta& cta, uint64_t address, size_t bytes, Access access, Allocation** last) {
   Cluster& cluster = cta.cluster();
-  if (cluster.races()) cluster.races()->touch_global_in_copy(*cluster.running, address, bytes, last);
+  if (cluster.races()) cluster.races()->touch_global_in_copy(*cluster.running, address, bytes, access, last);
   cta.grid().memory.check(address, bytes, access, last);
   return reinterpret_cast<std::byte*>(address);
 }

@@ -187,7 +187,7 @@ Cluster::Cluster(Grid& grid, Dim3 index) : grid_(grid), index_(index) {
     ctas_.push_back(std::make_unique<Cta>(*this, rank, cta));
   }
   if (grid.checks_races) {
-    races_ = std::make_unique<Races>(ctas_.size(), ctas_[0]->warps().size(), ctas_[0]->shared_bytes());
+    races_ = std::make_unique<Races>(grid, index, ctas_.size(), ctas_[0]->warps().size(), ctas_[0]->shared_bytes());
   }
 }
 

@@ -10,6 +10,7 @@
 #include "emulator/machine/cta.h"
 #include "emulator/machine/debugger.h"
 #include "emulator/machine/fault.h"
+#include "emulator/machine/global_races.h"
 #include "emulator/machine/memory.h"
 #include "emulator/machine/program.h"
 
@@ -40,7 +41,8 @@ struct Grid {
   uint64_t workspace = 0;        // of a cooperative launch: the address that %envreg1 and %envreg2 tell
   Debugger* debugger = nullptr;  // null where nobody looks
   bool checks_races = true;
-  uint8_t primary = 0;  // Memory's number of the launch that may still be under way; 0: none is
+  uint8_t primary = 0;                  // Memory's number of the launch that may still be under way; 0: none is
+  GlobalRaces* global_races = nullptr;  // of several clusters
 };
 
 // Runs until every thread has exited, or something goes wrong. Launches must fit the device: see the runtime.

@@ -67,6 +67,12 @@ Allocation* Memory::find(uint64_t address) const {
   return it != allocations_.end() && it->second->begin <= address ? it->second.get() : nullptr;
 }
 
+Allocation* Memory::find(uint64_t address, size_t bytes, Allocation** last) const {
+  Allocation* allocation = *last;
+  if (!allocation || address < allocation->begin || address >= allocation->end) allocation = *last = find(address);
+  return allocation && bytes <= allocation->end - address ? allocation : nullptr;
+}
+
 void Memory::check(uint64_t address, size_t bytes, Access access, Allocation** last) const {
   Allocation* allocation = *last;
   if (!allocation || address < allocation->begin || address >= allocation->end) {
@@ -115,14 +121,13 @@ Memory::Numbers Memory::begin_launch() {
   return {launch_, before};
 }
 
-std::optional<uint64_t> Memory::written_by(uint8_t launch, uint64_t address, size_t bytes, Allocation** last) const {
-  Allocation* allocation = *last;
-  if (!allocation || address < allocation->begin || address >= allocation->end) allocation = *last = find(address);
-  if (!allocation || !allocation->written || bytes > allocation->end - address) return std::nullopt;
-  const uint8_t* written = &allocation->written[address - allocation->begin];
+std::optional<uint64_t> Memory::written_by(uint8_t launch, const Allocation& allocation, uint64_t address,
+                                           size_t bytes) {
+  if (!allocation.written) return std::nullopt;
+  const uint8_t* written = &allocation.written[address - allocation.begin];
   const void* found = std::memchr(written, launch, bytes);
   if (!found) return std::nullopt;
-  return address - allocation->begin + uint64_t(static_cast<const uint8_t*>(found) - written);
+  return address - allocation.begin + uint64_t(static_cast<const uint8_t*>(found) - written);
 }
 
 }  // namespace emulator

@@ -34,14 +34,17 @@ class Memory {
 
   // The allocation around an address, or null. It stays where it is until it is removed.
   Allocation* find(uint64_t address) const;
+  // The one that holds all of these bytes, or null; `last` is tried first, and becomes the one around the address.
+  Allocation* find(uint64_t address, size_t bytes, Allocation** last) const;
   // A launch begins: what is written from now on is its own. Its number, and that of the launch before; numbers come again
   // after 254 launches, what they stood for before counting as the host's.
   struct Numbers {
     uint8_t own, before;
   };
   Numbers begin_launch();
-  // The offset in its allocation of a byte that a launch wrote, if it is the latest who did.
-  std::optional<uint64_t> written_by(uint8_t launch, uint64_t address, size_t bytes, Allocation** last) const;
+  // The offset in its allocation of a byte of these that a launch wrote, if it is the latest who did.
+  static std::optional<uint64_t> written_by(uint8_t launch, const Allocation& allocation, uint64_t address,
+                                            size_t bytes);
   // Throws a Fault unless [address, address + bytes) may be accessed so; marks what is written.
   void check(uint64_t address, size_t bytes, Access access, Allocation** last) const;
 

@@ -18,13 +18,17 @@ Counted counted_as(Completion completion) {
   return completion == Completion::kGroup ? Counted::kCopies : Counted::kBulkCopies;
 }
 
+const char* verb_of(Access access) {
+  return access == Access::kAtomic ? "atomically changes" : access == Access::kWrite ? "writes" : "reads";
+}
+
 bool is_counted(Completion completion) {
   return completion == Completion::kGroup || completion == Completion::kBulkGroup;
 }
 
 }  // namespace
 
-Races::Races(size_t ctas, size_t warps_of_cta, size_t shared_bytes)
+Races::Races(Grid& grid, const Dim3& cluster, size_t ctas, size_t warps_of_cta, size_t shared_bytes)
     : warps_of_cta_(uint32_t(warps_of_cta)),
       order_(uint32_t(ctas * warps_of_cta)),
       shadow_(ctas, shared_bytes),
@@ -33,6 +37,9 @@ Races::Races(size_t ctas, size_t warps_of_cta, size_t shared_bytes)
       products_(ctas * warps_of_cta),
       primary_component_(order_.new_components(1)) {
   primary_.seen.raise(primary_component_, 1);
+  const Dim3 &all = grid.launch.grid, &size = grid.launch.cluster;
+  const uint64_t in_x = all.x / size.x, in_y = all.y / size.y;
+  if (grid.global_races) global_.emplace(*grid.global_races, cluster.x + in_x * (cluster.y + in_y * cluster.z));
 }
 
 uint32_t Races::number(Warp& warp) const { return warp.cta().rank() * warps_of_cta_ + uint32_t(warp.index()); }
@@ -71,31 +78,63 @@ void Races::check(uint32_t cta, uint32_t offset, uint32_t bytes, const Touch& to
   report(cta, touch, conflict, shadow_.event(touch.event), shadow_.event(conflict.event));
 }
 
-void Races::touch_global(Warp& warp, int lane, uint64_t address, size_t bytes, Allocation** last) {
-  if (warp.cta().grid().primary == 0) return;
-  check_global(warp, *order_.knowledge(number(warp), lane).now.seen, address, bytes, last);
-}
-
-void Races::touch_global_in_copy(Warp& warp, uint64_t address, size_t bytes, Allocation** last) {
-  if (warp.cta().grid().primary == 0) return;
-  check_global(warp, *actor_.seen, address, bytes, last);
-}
-
-void Races::check_global(Warp& warp, const Clock& seen, uint64_t address, size_t bytes, Allocation** last) const {
+void Races::touch_global(Warp& warp, int lane, uint64_t address, size_t bytes, Access access, Allocation** last) {
   const Grid& grid = warp.cta().grid();
+  if (!global_ && grid.primary == 0) return;
+  const Allocation* allocation = grid.memory.find(address, bytes, last);
+  if (!allocation) return;  // a fault, whoever else was there
+  if (grid.primary) check_primary(grid, *order_.knowledge(number(warp), lane).now.seen, *allocation, address, bytes);
+  if (global_) global_touches_.push_back({lane, address, bytes, access, allocation});
+}
+
+void Races::touch_global_in_copy(Warp& warp, uint64_t address, size_t bytes, Access access, Allocation** last) {
+  const Grid& grid = warp.cta().grid();
+  if (!global_ && grid.primary == 0) return;
+  const Allocation* allocation = grid.memory.find(address, bytes, last);
+  if (!allocation) return;
+  if (grid.primary) check_primary(grid, *actor_.seen, *allocation, address, bytes);
+  const GlobalTouch touch{first_lane(copy_->event.lanes), address, bytes, access, allocation};
+  if (global_) check(warp, touch, copy_->event.instruction, access == Access::kAtomic);
+}
+
+void Races::check_primary(const Grid& grid, const Clock& seen, const Allocation& allocation, uint64_t address,
+                          size_t bytes) const {
   if (seen[primary_component_]) return;
-  if (const auto offset = grid.memory.written_by(grid.primary, address, bytes, last)) {
+  if (const auto offset = Memory::written_by(grid.primary, allocation, address, bytes)) {
     throw Fault(FaultCode::kRace, "Race: offset " + std::to_string(*offset) + " of an allocation of " +
-                                      std::to_string((*last)->end - (*last)->begin) +
+                                      std::to_string(allocation.end - allocation.begin) +
                                       " bytes was written by the kernel before this one, which may still be under "
                                       "way: nobody has executed griddepcontrol.wait.");
   }
+}
+
+void Races::check(Warp& warp, const GlobalTouch& touch, const Instruction* instruction, bool is_strong) {
+  const auto conflict = global_->access(*touch.allocation, touch.address, touch.bytes, touch.access, instruction,
+                                        is_strong, touch.changes);
+  if (!conflict) return;
+  const Launch& launch = warp.cta().grid().launch;
+  const std::string was = conflict->was_write ? "written" : "read";
+  Fault fault(FaultCode::kRace, "Race: lane " + std::to_string(touch.lane) + " " + verb_of(touch.access) + " offset " +
+                                    std::to_string(conflict->offset) + " of an allocation of " +
+                                    std::to_string(touch.allocation->end - touch.allocation->begin) +
+                                    " bytes, which another cluster has " + was + ", and nothing orders the two.");
+  fault.other = "\n  and " + was + " by" + where(launch, conflict->cluster, conflict->instruction);
+  throw fault;
+}
+
+void Races::finish_global_touches(Warp& warp) {
+  const Instruction* instruction = warp.instruction();
+  for (const GlobalTouch& touch : global_touches_) {
+    check(warp, touch, instruction, touch.access == Access::kAtomic || instruction->order != 0);
+  }
+  global_touches_.clear();
 }
 
 void Races::finish(Warp& warp) {
   lane_ = -1;
   acts_alone_ = false;
   if (!touches_.empty()) finish_touches(warp);
+  if (!global_touches_.empty()) finish_global_touches(warp);
   if (!synchronised_.empty()) finish_synchronised(warp);
 }
 
@@ -144,6 +183,7 @@ void Races::finish_synchronised(Warp& warp) {
   const int32_t order = warp.instruction()->order;
   for (const Synchronised& each : synchronised_) {
     if (each.access == Access::kWrite) continue;
+    if (global_) global_->acquire(each.address);
     const auto found = locations_.find(each.address);
     if (found == locations_.end()) continue;
     if (order & Instruction::kAcquire) {
@@ -154,9 +194,12 @@ void Races::finish_synchronised(Warp& warp) {
   }
   for (const Synchronised& each : synchronised_) {
     if (each.access == Access::kRead) continue;
-    if (order & Instruction::kRelease) {
+    const bool releases = order & Instruction::kRelease;
+    if (!releases && !order_.has_fenced(who, each.lane)) continue;
+    if (global_) global_->release(each.address);
+    if (releases) {
       order_.release(who, bit(each.lane), locations_[each.address]);
-    } else if (order_.has_fenced(who, each.lane)) {
+    } else {
       order_.release_relaxed(who, bit(each.lane), locations_[each.address]);
     }
   }
@@ -382,7 +425,7 @@ void Races::set_registers(Warp& warp, int count) {
 // Reports
 
 void Races::report(uint32_t cta, const Touch& touch, const Conflict& conflict, const Event& now, const Event& before) {
-  const std::string verb = touch.reads && touch.writes ? "atomically changes" : touch.writes ? "writes" : "reads";
+  const std::string verb = verb_of(!touch.writes ? Access::kRead : touch.reads ? Access::kAtomic : Access::kWrite);
   const std::string was = conflict.was_write ? "written" : "read";
   std::string place = "shared offset " + std::to_string(conflict.offset);
   if (cta != now.warp->cta().rank()) place += " of CTA " + std::to_string(cta) + " of its cluster";

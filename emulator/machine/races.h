@@ -7,11 +7,13 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "emulator/machine/fault.h"
+#include "emulator/machine/global_races.h"
 #include "emulator/machine/happens_before.h"
 #include "emulator/machine/memory.h"
 #include "emulator/machine/product_registers.h"
@@ -20,6 +22,8 @@
 namespace emulator {
 
 class Cta;
+struct Dim3;
+struct Grid;
 
 // How it is known that an asynchronous copy is done; and by which proxy it accesses memory.
 enum class Completion {
@@ -44,7 +48,7 @@ struct IssuedCopy {
 
 class Races {
  public:
-  Races(size_t ctas, size_t warps_of_cta, size_t shared_bytes);
+  Races(Grid& grid, const Dim3& cluster, size_t ctas, size_t warps_of_cta, size_t shared_bytes);
 
   // --- Accesses of shared memory, by whoever acts
   void act_as_lane(int lane) { lane_ = lane; }
@@ -53,15 +57,18 @@ class Races {
   // The last one of a lane writes what was there before.
   void note_same_value() {
     if (!touches_.empty()) touches_.back().changes = false;
+    if (!global_touches_.empty()) global_touches_.back().changes = false;
   }
   // An atomic or ordered access of any memory.
   void synchronise(int lane, uint64_t address, Access access) { synchronised_.push_back({lane, address, access}); }
-  // What a launch under way may have written must have been waited for. By a lane; by the copy that acts.
-  void touch_global(Warp& warp, int lane, uint64_t address, size_t bytes, Allocation** last);
-  void touch_global_in_copy(Warp& warp, uint64_t address, size_t bytes, Allocation** last);
+  // Of global memory. What a launch under way may have written must have been waited for, too.
+  void touch_global(Warp& warp, int lane, uint64_t address, size_t bytes, Access access, Allocation** last);
+  void touch_global_in_copy(Warp& warp, uint64_t address, size_t bytes, Access access, Allocation** last);
   void wait_for_primary(Warp& warp, Mask lanes) { order_.acquire(number(warp), lanes, primary_); }
   // The instruction is over: looks at what its lanes accessed. Nobody acts any more.
-  bool has_acted() const { return !touches_.empty() || !synchronised_.empty() || acts_alone_; }
+  bool has_acted() const {
+    return !touches_.empty() || !global_touches_.empty() || !synchronised_.empty() || acts_alone_;
+  }
   void finish(Warp& warp);
 
   // --- Asynchronous copies
@@ -107,6 +114,14 @@ class Races {
     Access access;
     bool changes;
   };
+  struct GlobalTouch {
+    int lane;
+    uint64_t address;
+    size_t bytes;
+    Access access;
+    const Allocation* allocation;
+    bool changes = true;
+  };
   struct Synchronised {
     int lane;
     uint64_t address;
@@ -133,10 +148,13 @@ class Races {
   uint32_t number(Warp& warp) const;
   std::array<Actor::Own, 3> own_of(uint32_t warp, int lane, uint32_t time, const KnownCopies& known);
   void finish_touches(Warp& warp);
+  void finish_global_touches(Warp& warp);
+  void check(Warp& warp, const GlobalTouch& touch, const Instruction* instruction, bool is_strong);
   void finish_synchronised(Warp& warp);
   void check(uint32_t cta, uint32_t offset, uint32_t bytes, const Touch& touch);
   Barrier* find(const Cta& cta, uint32_t offset);
-  void check_global(Warp& warp, const Clock& seen, uint64_t address, size_t bytes, Allocation** last) const;
+  void check_primary(const Grid& grid, const Clock& seen, const Allocation& allocation, uint64_t address,
+                     size_t bytes) const;
   static void check(Warp& warp, const RegisterMisuse& misuse);
   [[noreturn]] static void report(uint32_t cta, const Touch& touch, const Conflict& conflict, const Event& now,
                                   const Event& before);
@@ -155,6 +173,8 @@ class Races {
 
   int lane_ = -1;  // that acts
   std::vector<LaneTouch> touches_;
+  std::vector<GlobalTouch> global_touches_;
+  std::optional<GlobalRaces::Member> global_;  // where there are several clusters
   std::vector<Synchronised> synchronised_;
   const IssuedCopy* copy_ = nullptr;
   bool acts_alone_ = false;  // a copy or product acts

@@ -137,6 +137,20 @@ std::string where(Warp& warp, Mask lanes, const Instruction* instruction) {
   return text.str();
 }
 
+std::string where(const Launch& launch, uint64_t cluster, const Instruction* instruction) {
+  const Dim3 &all = launch.grid, &size = launch.cluster;
+  const uint64_t in_x = all.x / size.x, in_y = all.y / size.y;
+  const Dim3 first = {uint32_t(cluster % in_x) * size.x, uint32_t(cluster / in_x % in_y) * size.y,
+                      uint32_t(cluster / in_x / in_y) * size.z};
+  std::ostringstream text;
+  text << "\n  CTA " << triple(first);
+  if (size.count() > 1) text << ", or another one of its cluster";
+  if (!instruction || !instruction->text) return text.str();
+  if (has(*launch.kernel, instruction)) text << "\n  at " << source_of(*launch.kernel, *instruction->text);
+  text << ": " << words(*instruction->text);
+  return text.str();
+}
+
 Report describe(const Fault& fault, const Cluster& cluster) {
   std::ostringstream text;
   text << fault.what();

@@ -235,9 +235,11 @@ std::optional<Report> run(const Launch& whole, Memory& memory) {
   const bool checks_races = environment_number("JAX_FLASH_MLA_EMULATOR_RACES", 1, 0, 1) != 0;
   const uint64_t place = launch.cooperative ? reinterpret_cast<uint64_t>(workspace) : 0;
   const uint8_t primary = launch.is_programmatic ? numbers.before : 0;
-  Grid grid{launch, memory, parameters, place, debugger.get(), checks_races, primary};
-  Schedule schedule(grid);
   const uint64_t clusters = launch.grid.count() / launch.cluster.count();
+  GlobalRaces global_races;
+  Grid grid{launch,         memory,       parameters, place,
+            debugger.get(), checks_races, primary,    checks_races && clusters > 1 ? &global_races : nullptr};
+  Schedule schedule(grid);
   std::vector<std::thread> threads;
   for (int i = 1; i < worker_count(clusters); ++i) threads.emplace_back([&] { schedule.work(); });
   schedule.work();

@@ -245,7 +245,9 @@ std::byte* Warp::resolve(Space space, uint64_t address, size_t bytes, Access acc
     if (access != Access::kRead) std::memset(written, 1, bytes);
     return local(lane) + within;
   }
-  if (Races* races = cta_.cluster().races()) races->touch_global(*this, lane, address, bytes, &last_allocation_);
+  if (Races* races = cta_.cluster().races()) {
+    races->touch_global(*this, lane, address, bytes, access, &last_allocation_);
+  }
   cta_.grid().memory.check(address, bytes, access, &last_allocation_);
   return reinterpret_cast<std::byte*>(address);
 }
