@@ -22,7 +22,8 @@ static_assert(sizeof(Entry) == sizeof(uint64_t));
 
 }  // namespace
 
-// Clusters run at the same time. Who is overtaken by another one between two looks at a cell may miss it.
+// Clusters run at the same time: who accesses says so first and looks at the others afterwards, so that one of two sees the
+// other.
 struct Cell {
   std::atomic<Entry> write, read;
 };
@@ -75,11 +76,11 @@ std::optional<GlobalConflict> GlobalRaces::Member::access(const Allocation& allo
     const Entry now = {cluster_, time_, site, covered, is_strong};
     Cell& cell = last_cells_[granule - base];
     if (!writes) {
-      look_at(cell.write.load(std::memory_order_relaxed), now, true, at);
-      cell.read.store(now, std::memory_order_relaxed);
+      cell.read.store(now);
+      look_at(cell.write.load(), now, true, at);
     } else if (changes) {
-      look_at(cell.write.exchange(now, std::memory_order_relaxed), now, true, at);
-      look_at(cell.read.load(std::memory_order_relaxed), now, false, at);
+      look_at(cell.write.exchange(now), now, true, at);
+      look_at(cell.read.load(), now, false, at);
     }
     at = next;
   }

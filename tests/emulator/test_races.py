@@ -255,6 +255,92 @@ class ThreadsTest(RacesTest):
 
 
 @unittest.skipUnless(has_emulator(), "this build has no emulator")
+class GlobalTest(RacesTest):
+    """Global memory, that two thread blocks access. The first is FIRST, the second SECOND; they have 32 threads each."""
+
+    ROLES = """
+    mov.u32 %r4, %ctaid.x;
+    setp.ne.u32 %p2, %r4, 0;
+    mad.wide.u32 %d1, %thread, 4, %data;
+    @%p2 bra SECOND;
+    .loc 1 41 0
+    FIRST_DOES
+    bra OUT;
+    SECOND:
+    BETWEEN
+    .loc 1 42 0
+    SECOND_DOES
+    """
+
+    def blocks(self, first: str, second: str, between: str = "", **more) -> Kernel:
+        body = self.ROLES.replace("FIRST_DOES", first).replace("SECOND_DOES", second).replace("BETWEEN", between)
+        arguments = {
+            "data": Output((64,), np.uint32, np.zeros(64, np.uint32)),
+            "sign": Output((1,), np.uint32, np.zeros(1, np.uint32)),
+        }
+        return racing(body, block=32, grid=2, arguments=arguments, **more)
+
+    WRITE, READ = "st.global.b32 [%d1], 7;", "ld.global.b32 %r20, [%d1];"
+
+    @parameterized.named_parameters(
+        ("read_and_write", WRITE, READ),
+        ("writes", WRITE, "st.global.b32 [%d1], 8;"),
+        ("atomic_and_read", "red.global.add.u32 [%d1], 1;", READ),
+        ("bytes", "st.global.u8 [%d1+1], 5;", "ld.global.u16 %h0, [%d1];"),
+        ("vector", WRITE, "mad.wide.u32 %d1, %thread, 8, %data;\nld.global.v2.b32 {%r20, %r21}, [%d1];"),
+    )
+    def test_races(self, first, second):
+        self.assert_race(self.blocks(first, second), "of an allocation of 256 bytes", "CTA (0, 0, 0)", "CTA (1, 0, 0)")
+
+    @parameterized.named_parameters(
+        ("reads", READ, READ),
+        ("the_same_value", WRITE, WRITE),
+        ("atomics", "red.global.add.u32 [%d1], 1;", "atom.global.add.u32 %r20, [%d1], 1;"),
+        ("volatile", "st.volatile.global.b32 [%d1], 7;", "ld.volatile.global.b32 %r20, [%d1];"),
+        ("other_bytes", "st.global.u8 [%d1+1], 5;", "st.global.u8 [%d1], 6;"),
+        ("other_words", WRITE, "ld.global.b32 %r20, [%d1+128];"),
+    )
+    def test_no_races(self, first, second):
+        self.emulator.run(self.blocks(first, second))
+
+    SPIN = "SPIN:\nld{}.global.b32 %r21, [%sign];\nsetp.eq.u32 %p3, %r21, 0;\n@%p3 bra SPIN;"
+
+    @parameterized.named_parameters(
+        ("release", "", "st.release.gpu.global.b32 [%sign], 1;", True),
+        ("fence", "membar.gl;", "st.volatile.global.b32 [%sign], 1;", True),
+        ("atomic", "fence.acq_rel.gpu;", "@%p0 red.global.add.u32 [%sign], 1;", True),
+        ("no_fence", "", "st.relaxed.gpu.global.b32 [%sign], 1;", False),
+    )
+    def test_signs(self, fence, publish, is_right):
+        first = f"{self.WRITE}\nbar.warp.sync -1;\n{fence}\n{publish}"
+        made = self.blocks(first, self.READ, between=self.SPIN.format(".acquire.gpu"))
+        if is_right:
+            self.emulator.run(made)
+        else:
+            self.assert_race(made, "reads offset")
+
+    def test_copies(self):
+        shared = "st.shared.b32 [%r10], 9;\nfence.proxy.async;\nbar.warp.sync -1;\n"
+        store = "@%p0 cp.async.bulk.global.shared::cta.bulk_group [%data], [%r1], 128;"
+        self.assert_race(self.blocks(shared + store, self.READ), "cp.async.bulk.global.shared::cta.bulk_group")
+        self.emulator.run(self.blocks(shared + store, "ld.global.b32 %r20, [%d1+128];"))
+
+    def test_report(self):
+        report = self.report(self.blocks(self.WRITE, "st.global.b32 [%d1], 8;"))
+        self.assertRegex(
+            report,
+            r"^Race: lane \d+ writes offset \d+ of an allocation of 256 bytes, which another cluster has written, and "
+            r"nothing orders the two\.\n  kernel test_kernel\n  CTA \([01], 0, 0\), warp 0, lanes 0-31\n"
+            r"  at faulty.cu:4[12]; PTX line \d+: 'st.global.b32'\n"
+            r"  and written by\n  CTA \([01], 0, 0\)\n  at faulty.cu:4[12]; PTX line \d+: 'st.global.b32'$",
+        )
+
+    def test_clusters(self):
+        """Thread blocks of a cluster count as one."""
+        self.emulator.run(self.blocks(self.WRITE, self.READ, cluster=2))
+
+
+@unittest.skipUnless(has_emulator(), "this build has no emulator")
 class CopiesTest(RacesTest):
     """Asynchronous copies: what they may overtake, and what waits for them."""
 
