@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "emulator/machine/machine.h"
 
@@ -152,6 +153,19 @@ void Cta::warp_exited() {
   cluster_.settle_cluster_barrier();
 }
 
+void Cta::check_end() {
+  Races* const races = cluster_.races();
+  if (!races || live_warps() > 0 || std::exchange(has_ended_, true)) return;
+  const Event* const left = races->left_under_way(*this);
+  if (!left) return;
+  cluster_.running = left->warp;
+  left->warp->impersonate(left->instruction, left->lanes, [] {
+    throw Fault(FaultCode::kRace,
+                "The thread block ends while a copy from or to its shared memory may still be under "
+                "way: nobody has waited for it.");
+  });
+}
+
 void Cta::issue(Mask lanes, Completion completion, std::function<void()> copy) {
   Warp& warp = *cluster_.running;
   Races* const races = cluster_.races();
@@ -282,6 +296,7 @@ Cluster::State Cluster::run_turn() {
     }
     moved |= cta->finish_copies();
   }
+  for (const auto& cta : ctas_) cta->check_end();
   running = nullptr;
   if (!alive) return State::kDone;
   return moved || events() != before ? State::kMoved : State::kStuck;

@@ -71,6 +71,8 @@ class Cta {
   uint32_t live_warps() const;
   // Called when a warp's last lane has exited.
   void warp_exited();
+  // Called when all warps have; what is under way has been done. A Fault where nobody has waited for it.
+  void check_end();
 
   // --- Asynchronous copies: what was issued is done when the issuer's CTA next waits, and not before. `lanes`: of the
   // warp that runs, those that issue it.
@@ -97,6 +99,7 @@ class Cta {
     std::shared_ptr<const IssuedCopy> issued;  // where somebody looks for races
   };
   std::deque<Copy> copies_;
+  bool has_ended_ = false;
 };
 
 class Cluster {

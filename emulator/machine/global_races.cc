@@ -55,7 +55,7 @@ uint32_t GlobalRaces::Member::site_of(const Instruction* instruction) {
 std::optional<GlobalConflict> GlobalRaces::Member::access(const Allocation& allocation, uint64_t address, size_t bytes,
                                                           Access access, const Instruction* instruction, bool is_strong,
                                                           bool changes) {
-  if (allocation.read_only || cluster_ >= kMostClusters || time_ > kMostTime) return std::nullopt;
+  if (cluster_ >= kMostClusters || time_ > kMostTime) return std::nullopt;
   if (last_ != &allocation) {
     last_ = &allocation;
     last_cells_ = all_.cells_of(allocation);

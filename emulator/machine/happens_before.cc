@@ -97,6 +97,12 @@ Published HappensBefore::knowledge_of_all(uint32_t warp) {
   return all;
 }
 
+bool HappensBefore::knows(uint32_t warp, uint32_t component, uint32_t time) const {
+  const auto& groups = warps_[warp].groups;
+  return std::any_of(groups.begin(), groups.end(),
+                     [&](const Group& group) { return (*group.knows.now.seen)[component] >= time; });
+}
+
 void HappensBefore::release(uint32_t warp, Mask lanes, Published& into) {
   for (const Group& group : warps_[warp].groups) {
     if (group.lanes & lanes) into.join(group.knows.now);

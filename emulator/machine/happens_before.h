@@ -65,6 +65,8 @@ class HappensBefore {
   bool know_the_same(uint32_t warp) const { return warps_[warp].groups.size() == 1; }
   // Of the lanes of a warp that do something together, what they did themselves included.
   Published knowledge_of_all(uint32_t warp);
+  // Whether some lane of a warp does.
+  bool knows(uint32_t warp, uint32_t component, uint32_t time) const;
   // What lanes do from now on is not known by what was published before.
   void pass_time(uint32_t warp) { ++warps_[warp].time; }
   void release(uint32_t warp, Mask lanes, Published& into);

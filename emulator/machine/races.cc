@@ -82,7 +82,7 @@ void Races::touch_global(Warp& warp, int lane, uint64_t address, size_t bytes, A
   const Grid& grid = warp.cta().grid();
   if (!global_ && grid.primary == 0) return;
   const Allocation* allocation = grid.memory.find(address, bytes, last);
-  if (!allocation) return;  // a fault, whoever else was there
+  if (!allocation || allocation->read_only) return;  // a fault, or nobody writes there
   if (grid.primary) check_primary(grid, *order_.knowledge(number(warp), lane).now.seen, *allocation, address, bytes);
   if (global_) global_touches_.push_back({lane, address, bytes, access, allocation});
 }
@@ -91,7 +91,7 @@ void Races::touch_global_in_copy(Warp& warp, uint64_t address, size_t bytes, Acc
   const Grid& grid = warp.cta().grid();
   if (!global_ && grid.primary == 0) return;
   const Allocation* allocation = grid.memory.find(address, bytes, last);
-  if (!allocation) return;
+  if (!allocation || allocation->read_only) return;
   if (grid.primary) check_primary(grid, *actor_.seen, *allocation, address, bytes);
   const GlobalTouch touch{first_lane(copy_->event.lanes), address, bytes, access, allocation};
   if (global_) check(warp, touch, copy_->event.instruction, access == Access::kAtomic);
@@ -232,6 +232,9 @@ std::shared_ptr<const IssuedCopy> Races::issue(Warp& warp, Mask lanes, Completio
   if (is_counted(completion)) {
     copy.event.component = order_.counted_component(who, counted_as(completion));
     copy.event.time = order_.count_copy(who, counted_as(completion));
+    if (completion == Completion::kBulkGroup) {
+      for_lanes(lanes, [&](int lane) { last_bulk_copies_[who * kLanes + uint32_t(lane)] = copy.event; });
+    }
   } else {
     order_.pass_time(who);
   }
@@ -263,6 +266,7 @@ void Races::completes_on(const Cta& cta, uint32_t offset) {
   event.component = barrier->component;
   event.time = barrier->phase + 1;
   event_ = shadow_.add(event);
+  barrier->last_copy = event;
   // The copy engine must know of the barrier.
   const auto lane = uint32_t(first_lane(barrier->init.lanes));
   Event fence = barrier->init;
@@ -279,6 +283,24 @@ void Races::completes_on(const Cta& cta, uint32_t offset) {
 void Races::end_copy() {
   copy_ = nullptr;
   acts_alone_ = false;
+}
+
+const Event* Races::left_under_way(const Cta& cta) {
+  const uint32_t first = cta.rank() * warps_of_cta_, last = first + warps_of_cta_;
+  for (const auto& [key, barrier] : barriers_) {
+    if (key >> 32 != cta.rank() || !barrier.last_copy.warp) continue;
+    bool is_known = false;
+    for (uint32_t warp = first; warp < last && !is_known; ++warp) {
+      is_known = order_.knows(warp, barrier.component, barrier.last_copy.time);
+    }
+    if (!is_known) return &barrier.last_copy;
+  }
+  for (const auto& [thread, copy] : last_bulk_copies_) {
+    const uint32_t warp = thread / kLanes;
+    if (warp < first || warp >= last) continue;
+    if (order_.known_copies(warp, int(thread % kLanes))[size_t(Counted::kBulkCopies)] < copy.time) return &copy;
+  }
+  return nullptr;
 }
 
 void Races::arrive_after_copies(const Cta& cta, uint32_t offset, int lane) {

@@ -78,6 +78,8 @@ class Races {
   void completes_on(const Cta& cta, uint32_t barrier);                   // what the copy does from now on
   void arrive_after_copies(const Cta& cta, uint32_t barrier, int lane);  // in a copy
   void end_copy();
+  // A thread block has ended: a copy that accesses its shared memory, and that nobody has waited for; or null.
+  const Event* left_under_way(const Cta& cta);
   void commit(Warp& warp, Mask lanes, Counted kind) { order_.commit(number(warp), lanes, kind); }
   void wait(Warp& warp, Mask lanes, Counted kind, uint32_t pending) { order_.wait(number(warp), lanes, kind, pending); }
 
@@ -134,6 +136,7 @@ class Races {
     uint32_t first_phase = 0;
     uint32_t component = HappensBefore::kNobody;  // of copies that complete on it
     Event init;
+    Event last_copy;         // that completes on it, with its phase
     uint32_t fenced_at = 0;  // by fence.mbarrier_init of the thread that initialised it
   };
   struct NamedBarrier {
@@ -166,8 +169,9 @@ class Races {
   std::unordered_map<uint64_t, Published> locations_;  // of ordered accesses, by address
   std::vector<std::array<NamedBarrier, 16>> named_;    // by CTA
   Published cluster_arrived_, cluster_completed_;
-  std::vector<std::vector<RegisterChange>> registers_;  // by warp
-  std::vector<ProductRegisters> products_;              // likewise
+  std::vector<std::vector<RegisterChange>> registers_;    // by warp
+  std::vector<ProductRegisters> products_;                // likewise
+  std::unordered_map<uint32_t, Event> last_bulk_copies_;  // that complete in groups, by the issuer's component
   const uint32_t primary_component_;
   Published primary_;  // what the launch before this one did
 

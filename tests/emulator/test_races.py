@@ -321,7 +321,8 @@ class GlobalTest(RacesTest):
 
     def test_copies(self):
         shared = "st.shared.b32 [%r10], 9;\nfence.proxy.async;\nbar.warp.sync -1;\n"
-        store = "@%p0 cp.async.bulk.global.shared::cta.bulk_group [%data], [%r1], 128;"
+        store = "@%p0 cp.async.bulk.global.shared::cta.bulk_group [%data], [%r1], 128;\n"
+        store += "cp.async.bulk.commit_group;\ncp.async.bulk.wait_group 0;"
         self.assert_race(self.blocks(shared + store, self.READ), "cp.async.bulk.global.shared::cta.bulk_group")
         self.emulator.run(self.blocks(shared + store, "ld.global.b32 %r20, [%d1+128];"))
 
@@ -422,6 +423,14 @@ class CopiesTest(RacesTest):
         body = WRITE + "\nfence.proxy.async;\nbar.sync 0;\n@!%p0 bra MEET;\n" + FIRST + self.STORE + "SYNC\nMEET:\n"
         body += "bar.sync 0;" + SECOND + "st.shared.b32 [%r10], 1;"
         self.assert_both(body, without, with_, "cp.async.bulk.global.shared::cta.bulk_group")
+
+    @parameterized.named_parameters(
+        ("of_a_group", STORE + "cp.async.bulk.commit_group;\n", "cp.async.bulk.wait_group.read 0;"),
+        ("on_a_barrier", EXPECT + BULK, "bra MEET;\nMEET:\n" + wait()),
+    )
+    def test_copies_that_outlive_their_block(self, copy, wait_for_it):
+        body = INIT.format(1) + WRITE + "\nfence.proxy.async;\nbar.sync 0;\n@!%p0 bra OUT;\n.loc 1 42 0\n" + copy
+        self.assert_both(body + "SYNC", "", wait_for_it, "The thread block ends while a copy", lines=(42,))
 
     def test_stores_that_tell_a_barrier(self):
         body = (
