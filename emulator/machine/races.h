@@ -54,10 +54,10 @@ class Races {
   void act_as_lane(int lane) { lane_ = lane; }
   // `changes`: it writes what was not there before, where that is known already.
   void touch(const Cta& cta, uint32_t offset, size_t bytes, Access access, bool changes = true);
-  // The last one of a lane writes what was there before.
-  void note_same_value() {
-    if (!touches_.empty()) touches_.back().changes = false;
-    if (!global_touches_.empty()) global_touches_.back().changes = false;
+  // The last one, of this lane, writes what was there before.
+  void note_same_value(int lane) {
+    if (!touches_.empty() && touches_.back().lane == lane) touches_.back().changes = false;
+    if (!global_touches_.empty() && global_touches_.back().lane == lane) global_touches_.back().changes = false;
   }
   // An atomic or ordered access of any memory.
   void synchronise(int lane, uint64_t address, Access access) { synchronised_.push_back({lane, address, access}); }

@@ -219,11 +219,12 @@ std::byte* Warp::resolve(Space space, uint64_t address, size_t bytes, Access acc
   const uint64_t window = address & kWindowMask;
   const bool is_shared = space == Space::kShared || window == kSharedWindow;
   const uint64_t within = address & ~kWindowMask;
-  if (Races* races = cta_.cluster().races(); races && (is_shared || !is_local(space, address))) {
+  Races* const races = cta_.cluster().races();
+  if (races && (is_shared || !is_local(space, address))) {
     races->act_as_lane(lane);
-    // Parameters and code have no order. Nor has local memory, which is a thread's own.
-    if (instruction_ && instruction_->order)
+    if (instruction_ && instruction_->order) {
       races->synchronise(lane, is_shared ? kSharedWindow | within : address, access);
+    }
   }
   if (is_shared) return cta_.cluster().shared(within, bytes, access, 1);
   if (is_local(space, address)) {
@@ -245,9 +246,7 @@ std::byte* Warp::resolve(Space space, uint64_t address, size_t bytes, Access acc
     if (access != Access::kRead) std::memset(written, 1, bytes);
     return local(lane) + within;
   }
-  if (Races* races = cta_.cluster().races()) {
-    races->touch_global(*this, lane, address, bytes, access, &last_allocation_);
-  }
+  if (races) races->touch_global(*this, lane, address, bytes, access, &last_allocation_);
   cta_.grid().memory.check(address, bytes, access, &last_allocation_);
   return reinterpret_cast<std::byte*>(address);
 }
@@ -255,7 +254,7 @@ std::byte* Warp::resolve(Space space, uint64_t address, size_t bytes, Access acc
 void Warp::write(Space space, uint64_t address, const void* from, size_t bytes, int lane, size_t alignment) {
   std::byte* const place = resolve(space, address, bytes, Access::kWrite, lane, alignment);
   if (std::memcmp(place, from, bytes) == 0) {
-    if (Races* races = cta_.cluster().races()) races->note_same_value();
+    if (Races* races = cta_.cluster().races()) races->note_same_value(lane);
     return;
   }
   std::memcpy(place, from, bytes);
