@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <stdexcept>
 #include <string>
 
 #include "emulator/machine/warp.h"
@@ -30,6 +31,7 @@ std::unique_ptr<Function> without_named_instruction(const Function& kernel) {
   const char* said = std::getenv("JAX_FLASH_MLA_EMULATOR_WITHOUT");
   if (!said) return nullptr;
   const std::string prefix = kernel.text->name + ":";
+  if (std::string(said).rfind(prefix, 0) != 0) return nullptr;
   for (size_t i = 0; i < kernel.code.size(); ++i) {
     const ptx::Instruction* text = kernel.code[i].text;
     if (!text || prefix + std::to_string(text->line) != said) continue;
@@ -40,7 +42,8 @@ std::unique_ptr<Function> without_named_instruction(const Function& kernel) {
     omitted.order = Instruction::kWeak;
     return without;
   }
-  return nullptr;
+  throw std::invalid_argument(std::string("JAX_FLASH_MLA_EMULATOR_WITHOUT=") + said +
+                              " names a line where the kernel has no instruction.");
 }
 
 }  // namespace emulator
