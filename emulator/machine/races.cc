@@ -303,9 +303,14 @@ const Event* Races::left_under_way(const Cta& cta) {
   return nullptr;
 }
 
+// The arrival comes after all that the thread knew when it asked for it; but of what the thread did itself, only its copies
+// are known to be over.
 void Races::arrive_after_copies(const Cta& cta, uint32_t offset, int lane) {
   Barrier* const barrier = find(cta, offset);
   if (!barrier) return;
+  for (const IssuedCopy::Part& part : copy_->parts) {
+    if (part.lanes & bit(lane)) barrier->arrived.join(part.knows);
+  }
   const uint32_t who = number(*copy_->event.warp);
   order_.publish_copies(who, lane, copy_->event.time, Counted::kCopies, barrier->arrived);
 }

@@ -376,6 +376,17 @@ class CopiesTest(RacesTest):
         arrive = "mbarrier.arrive.shared.b64 _, [bar];"
         self.assert_both(body, arrive, "cp.async.mbarrier.arrive.noinc.shared.b64 [bar];", "what lane 0 began")
 
+    def test_what_who_copies_knew(self):
+        """The second of three warps reads, the third learns of it and copies, the first waits for that and writes."""
+        body = INIT.format(32) + "st.shared.b32 [%r10], 5;\nbar.sync 0;\nsetp.eq.u32 %p2, %r3, 2;\n"
+        body += (
+            "@%p1 bra FIRST;\n@%p2 bra THIRD;\n.loc 1 41 0\nld.shared.b32 %r20, [%r11];\nbar.arrive 1, 64;\nbra OUT;\n"
+        )
+        body += "THIRD:\nSYNC\nmad.wide.u32 %d1, %thread, 4, %a;\ncp.async.ca.shared.global [%r10+1024], [%d1], 4;\n"
+        body += "cp.async.mbarrier.arrive.noinc.shared.b64 [bar];\nbra OUT;\nFIRST:\n" + wait()
+        body += SECOND + "st.shared.b32 [%r10], 1;"
+        self.assert_both(body, "", "bar.sync 1, 64;", block=96)
+
     BULK = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r1], [%a], 256, [bar];\n"
     EXPECT = "mbarrier.arrive.expect_tx.shared.b64 _, [bar], 256;\n"
 
