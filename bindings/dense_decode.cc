@@ -1,26 +1,24 @@
 // Dense decode: what a call holds → checked → the kernel of the device's architecture.
-#include "bindings/dense_decode.h"
-
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <sstream>
 #include <string>
 #include <utility>
 
+#include "bindings/checks.h"
+#include "bindings/define_handlers.h"
 #include "bindings/device.h"
 #include "cuda/sm90/dense_decode/params.h"
 #ifdef JAX_FLASH_MLA_TESTING
 #include "bindings/testing/host_dense_decode.h"
-#endif
-#ifdef JAX_FLASH_MLA_EMULATED
-#include "bindings/testing/lent_buffers.h"
 #endif
 
 namespace jax_flash_mla {
 namespace {
 
 namespace ffi = xla::ffi;
+
+constexpr char kOperation[] = "dense_decode";
 
 // One instance for each architecture and element type; absent where this build has none.
 using Launch = cudaError_t (*)(const DenseDecodeParams&, int num_sms, cudaStream_t);
@@ -41,48 +39,24 @@ Kernel kernel_for(const Device& device, ffi::DataType type) {
   return {};
 }
 
-// The limit, and what was got.
-template <typename... Parts>
-ffi::Error refuse(const Parts&... parts) {
-  std::ostringstream text;
-  text << "dense_decode: ";
-  (text << ... << parts);
-  return ffi::Error::InvalidArgument(text.str());
-}
-
-using Sizes = ffi::Span<const int64_t>;
-
-std::string listed(Sizes sizes) {
-  std::string text;
-  for (int64_t size : sizes) text += (text.empty() ? "[" : ", ") + std::to_string(size);
-  return text.empty() ? "[]" : text + "]";
-}
-
 // What a call holds.
 struct Call {
   DenseDecodeParams params;
   ffi::DataType type;
   int64_t d_qk, d_v;
-  size_t partial_outs, partial_lses, plan_entries;  // elements of scratch
+  size_t partial_outs, partial_lses;  // elements of scratch
 
   // Whether there is no element to compute.
   bool is_empty() const { return params.b == 0 || params.s_q == 0; }
 };
-
-bool all_between(int64_t least, Sizes sizes) {
-  for (int64_t size : sizes) {
-    if (size < least || size > std::numeric_limits<int32_t>::max()) return false;
-  }
-  return true;
-}
 
 // Reads the operands and results of a call. The Python side passes shapes that fit together; another caller might not.
 ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::AnyBuffer k_cache,
                              ffi::Buffer<ffi::S32, 2> block_table, ffi::Buffer<ffi::S32, 1> cache_seqlens,
                              ffi::Buffer<ffi::F32, 2> attn_sink, ffi::Result<ffi::AnyBuffer> out,
                              ffi::ResultBuffer<ffi::F32, 3> lse, ffi::ResultBuffer<ffi::F32, 3> partial_out,
-                             ffi::ResultBuffer<ffi::F32, 2> partial_lse, ffi::ResultBuffer<ffi::S32, 2> plan) {
-  const auto refused = [](const auto&... parts) { return ffi::Unexpected(refuse(parts...)); };
+                             ffi::ResultBuffer<ffi::F32, 2> partial_lse) {
+  const auto refused = [](const auto&... parts) { return ffi::Unexpected(refuse(kOperation, parts...)); };
   const Sizes q_sizes = q.dimensions(), k_sizes = k_cache.dimensions(), out_sizes = out->dimensions();
   const Sizes table_sizes = block_table.dimensions(), sink_sizes = attn_sink.dimensions();
   const Sizes length_sizes = cache_seqlens.dimensions(), lse_sizes = lse->dimensions();
@@ -121,7 +95,6 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
   call.d_v = out_sizes[3];
   call.partial_outs = partial_out->element_count();
   call.partial_lses = partial_lse->element_count();
-  call.plan_entries = plan->element_count();
   DenseDecodeParams& params = call.params;
   params.q = q.untyped_data();
   params.k_cache = k_cache.untyped_data();
@@ -132,7 +105,6 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
   params.lse = lse->typed_data();
   params.partial_out = partial_out->typed_data();
   params.partial_lse = partial_lse->typed_data();
-  params.plan = plan->typed_data();
   params.b = int32_t(b);
   params.s_q = int32_t(s_q);
   params.h_q = int32_t(h_q);
@@ -156,30 +128,29 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
 // Scratch must be of the sizes that the kernels know, for whatever dimension of values.
 ffi::Error check_scratch(const Call& call) {
   constexpr size_t kRows = size_t(kDenseDecodePartialTiles) * kDenseDecodeTileRows;
-  constexpr size_t kPlan = size_t(kDenseDecodeMaxCtas) * kDenseDecodePlanEntry;
-  if (call.partial_outs == kRows * call.d_v && call.partial_lses == kRows && call.plan_entries == kPlan) {
-    return ffi::Error::Success();
-  }
-  return refuse("scratch must have ", kRows * call.d_v, ", ", kRows, " and ", kPlan, " elements, got ",
-                call.partial_outs, ", ", call.partial_lses, " and ", call.plan_entries);
+  if (call.partial_outs == kRows * call.d_v && call.partial_lses == kRows) return ffi::Error::Success();
+  return refuse(kOperation, "scratch must have ", kRows * call.d_v, " and ", kRows, " elements, got ",
+                call.partial_outs, " and ", call.partial_lses);
 }
 
 // The limits of the kernels. They stand in the Python table too, which refuses in time and in better words.
 ffi::Error check_limits(const Call& call) {
   const DenseDecodeParams& params = call.params;
-  if (call.type != ffi::BF16 && call.type != ffi::F16) return refuse("q must be BF16 or F16, got ", call.type);
+  if (call.type != ffi::BF16 && call.type != ffi::F16)
+    return refuse(kOperation, "q must be BF16 or F16, got ", call.type);
   if (call.d_qk != kDenseDecodeDimQK || call.d_v != kDenseDecodeDimV) {
-    return refuse("keys must have ", kDenseDecodeDimQK, " dimensions and values ", kDenseDecodeDimV, ", got ",
-                  call.d_qk, " and ", call.d_v);
+    return refuse(kOperation, "keys must have ", kDenseDecodeDimQK, " dimensions and values ", kDenseDecodeDimV,
+                  ", got ", call.d_qk, " and ", call.d_v);
   }
-  if (params.page_size % 16 != 0) return refuse("the page size must be a multiple of 16, got ", params.page_size);
+  if (params.page_size % 16 != 0)
+    return refuse(kOperation, "the page size must be a multiple of 16, got ", params.page_size);
   // The copy engine counts the pool's slots in int32.
   constexpr int64_t kMaxSlots = (int64_t(1) << 31) - 1;
   const int64_t slots = int64_t(params.num_pages) * params.page_size;
-  if (slots > kMaxSlots) return refuse("the pool must have at most ", kMaxSlots, " slots, got ", slots);
+  if (slots > kMaxSlots) return refuse(kOperation, "the pool must have at most ", kMaxSlots, " slots, got ", slots);
   constexpr int64_t kMaxRows = (int64_t(1) << 31) - kDenseDecodeTileRows;
   const int64_t rows = int64_t(params.s_q) * params.h_q;
-  if (rows > kMaxRows) return refuse("query tokens times heads must be at most ", kMaxRows, ", got ", rows);
+  if (rows > kMaxRows) return refuse(kOperation, "query tokens times heads must be at most ", kMaxRows, ", got ", rows);
   return check_scratch(call);
 }
 
@@ -191,11 +162,11 @@ const auto run = [](cudaStream_t stream, auto... arguments) -> ffi::Error {
   const auto device = current_device();
   if (device.has_error()) return device.error();
   const Kernel kernel = kernel_for(**device, call->type);
-  if (!kernel.launch) return no_kernel_for(**device, "dense_decode");
+  if (!kernel.launch) return no_kernel_for(**device, kOperation);
   if (call->is_empty()) {
     // Some work all the same: there are versions of XLA that refuse to capture a call that does none.
-    const size_t plan_bytes = call->plan_entries * sizeof(*call->params.plan);
-    return to_error(cudaMemsetAsync(call->params.plan, 0, plan_bytes, stream), "clearing the plan of dense_decode");
+    const size_t bytes = call->partial_lses * sizeof(*call->params.partial_lse);
+    return to_error(cudaMemsetAsync(call->params.partial_lse, 0, bytes, stream), "clearing scratch of dense_decode");
   }
   return to_error(kernel.launch(call->params, (*device)->num_sms, stream), "launching dense_decode");
 };
@@ -206,7 +177,7 @@ ffi::Error initialize() {
   if (device.has_error()) return device.error();
   for (const auto type : {ffi::BF16, ffi::F16}) {
     const Kernel kernel = kernel_for(**device, type);
-    if (!kernel.initialize) return no_kernel_for(**device, "dense_decode");
+    if (!kernel.initialize) return no_kernel_for(**device, kOperation);
     if (auto error = to_error(kernel.initialize(), "loading dense_decode"); error.failure()) return error;
   }
   return ffi::Error::Success();
@@ -225,8 +196,7 @@ auto with_signature(Binding binding) {
       .template Ret<ffi::AnyBuffer>()             // out
       .template Ret<ffi::Buffer<ffi::F32, 3>>()   // lse
       .template Ret<ffi::Buffer<ffi::F32, 3>>()   // partial_out
-      .template Ret<ffi::Buffer<ffi::F32, 2>>()   // partial_lse
-      .template Ret<ffi::Buffer<ffi::S32, 2>>();  // plan
+      .template Ret<ffi::Buffer<ffi::F32, 2>>();  // partial_lse
 }
 
 #ifdef JAX_FLASH_MLA_TESTING
@@ -239,32 +209,7 @@ const auto run_on_host = [](auto... arguments) -> ffi::Error {
 };
 #endif
 
-#ifdef JAX_FLASH_MLA_EMULATED
-// The handler's body as on a GPU, on buffers of the CPU.
-const auto run_emulated = [](auto... arguments) -> ffi::Error {
-  const LentBuffers lent(arguments...);
-  if (auto error = initialize(); error.failure()) return error;
-  return run(nullptr, arguments...);
-};
-#endif
-
 }  // namespace
 }  // namespace jax_flash_mla
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_flash_mla_dense_decode_initialize, jax_flash_mla::initialize,
-                              xla::ffi::Ffi::BindInitialize());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    jax_flash_mla_dense_decode, jax_flash_mla::run,
-    jax_flash_mla::with_signature(xla::ffi::Ffi::Bind().Ctx<xla::ffi::PlatformStream<cudaStream_t>>()),
-    {xla::ffi::Traits::kCmdBufferCompatible});
-
-#ifdef JAX_FLASH_MLA_TESTING
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_flash_mla_dense_decode_host, jax_flash_mla::run_on_host,
-                              jax_flash_mla::with_signature(xla::ffi::Ffi::Bind()));
-#endif
-
-#ifdef JAX_FLASH_MLA_EMULATED
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_flash_mla_dense_decode_emulated, jax_flash_mla::run_emulated,
-                              jax_flash_mla::with_signature(xla::ffi::Ffi::Bind()));
-#endif
+JAX_FLASH_MLA_DEFINE_HANDLERS(dense_decode)

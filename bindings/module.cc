@@ -4,8 +4,9 @@
 
 #include <type_traits>
 
-#include "bindings/dense_decode.h"
+#include "bindings/handlers.h"
 #include "cuda/sm90/dense_decode/params.h"
+#include "cuda/sm90/sparse_prefill/params.h"
 
 namespace nb = nanobind;
 
@@ -17,21 +18,28 @@ nb::capsule handler(Handler* function) {
   return nb::capsule(reinterpret_cast<void*>(function), "xla._CUSTOM_CALL_TARGET");
 }
 
+// What a target has: {stage: capsule}.
+template <typename Handler, typename... Initialize>
+nb::dict stages(Handler* execute, Initialize*... initialize) {
+  nb::dict stages;
+  ((stages["initialize"] = handler(initialize)), ...);
+  stages["execute"] = handler(execute);
+  return stages;
+}
+
 // {platform: {target: {stage: capsule}}}. A target's name ends in the version of its contract: operands, results,
 // attributes and their meaning never change under one name.
 nb::dict targets() {
-  nb::dict dense_decode;
-  dense_decode["initialize"] = handler(jax_flash_mla_dense_decode_initialize);
-  dense_decode["execute"] = handler(jax_flash_mla_dense_decode);
   nb::dict cuda;
-  cuda["jax_flash_mla.dense_decode.v1"] = dense_decode;
+  cuda["jax_flash_mla.dense_decode.v1"] = stages(jax_flash_mla_dense_decode, jax_flash_mla_dense_decode_initialize);
+  cuda["jax_flash_mla.sparse_prefill.v1"] =
+      stages(jax_flash_mla_sparse_prefill, jax_flash_mla_sparse_prefill_initialize);
   nb::dict all;
   all["CUDA"] = cuda;
 #ifdef JAX_FLASH_MLA_TESTING
-  nb::dict dense_decode_host;
-  dense_decode_host["execute"] = handler(jax_flash_mla_dense_decode_host);
   nb::dict cpu;
-  cpu["jax_flash_mla.dense_decode.v1"] = dense_decode_host;
+  cpu["jax_flash_mla.dense_decode.v1"] = stages(jax_flash_mla_dense_decode_host);
+  cpu["jax_flash_mla.sparse_prefill.v1"] = stages(jax_flash_mla_sparse_prefill_host);
   all["cpu"] = cpu;
 #endif
   return all;
@@ -46,9 +54,12 @@ nb::dict constants() {
   dense_decode["tile_rows"] = kDenseDecodeTileRows;
   dense_decode["max_ctas"] = kDenseDecodeMaxCtas;
   dense_decode["partial_tiles"] = kDenseDecodePartialTiles;
-  dense_decode["plan_entry"] = kDenseDecodePlanEntry;
+  nb::dict sparse_prefill;
+  sparse_prefill["dim_v"] = kSparsePrefillDimV;
+  sparse_prefill["tile_rows"] = kSparsePrefillTileRows;
   nb::dict all;
   all["dense_decode"] = dense_decode;
+  all["sparse_prefill"] = sparse_prefill;
   return all;
 }
 

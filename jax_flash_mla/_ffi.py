@@ -11,6 +11,7 @@ from jax_flash_mla._extension import EMULATOR, EXTENSION
 
 # A name's version stands for its contract, which never changes: a changed one is a new name.
 DENSE_DECODE = "jax_flash_mla.dense_decode.v1"
+SPARSE_PREFILL = "jax_flash_mla.sparse_prefill.v1"
 
 # Of the same handlers where test builds have their kernels on the CPU.
 EMULATED_SUFFIX = ".emulated"
@@ -37,7 +38,7 @@ def dense_decode_with_scratch(
 
     Returns:
       out [b, s_q, h_q, d_v] of q's dtype, lse float32 [b, h_q, s_q]; then the scratch,
-      which means nothing to the caller: partial outputs, partial lse, and the plan.
+      which means nothing to the caller: partial outputs and partial lse.
     """
     b, s_q, h_q, _ = q.shape
     results = (
@@ -53,3 +54,28 @@ def dense_decode_with_scratch(
 def dense_decode(*operands, **options):
     """The results of ``dense_decode_with_scratch`` without the scratch."""
     return dense_decode_with_scratch(*operands, **options)[:2]
+
+
+def sparse_prefill(
+    q, kv, indices, topk_length, attn_sink, *, d_v: int, scale: float, lse_base: int | str, emulated: bool = False
+):
+    """Sparse prefill by the kernel of the device.
+
+    Args:
+      q: [s_q, h_q, d].
+      kv: [s_kv, d] of q's dtype.
+      indices: int32 [s_q, topk].
+      topk_length: int32 [s_q], or [0]: all indices count.
+      attn_sink: float32 [m, h_q]; m divides s_q, or is 0: no sink.
+      d_v, scale, lse_base: as in ``flash_mla_sparse_fwd``.
+      emulated: whether to run the kernel for GPUs on the CPU; in test builds alone.
+
+    Returns:
+      out [s_q, h_q, d_v] of q's dtype; max_logits and lse, float32 [s_q, h_q].
+    """
+    s_q, h_q, _ = q.shape
+    rows = jax.ShapeDtypeStruct((s_q, h_q), jnp.float32)
+    results = (jax.ShapeDtypeStruct((s_q, h_q, d_v), q.dtype), rows, rows)
+    call = jax.ffi.ffi_call(SPARSE_PREFILL + (EMULATED_SUFFIX if emulated else ""), results)
+    computed = call(q, kv, indices, topk_length, attn_sink, scale=np.float32(scale), base2=np.bool_(lse_base == 2))
+    return _vma.vary_like(tuple(computed), q)

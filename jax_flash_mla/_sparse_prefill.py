@@ -5,12 +5,29 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
-from jax_flash_mla import _support
+from jax_flash_mla import _ffi, _support
 from jax_flash_mla import _validation as check
 from jax_flash_mla._derivative import attention
 from jax_flash_mla._stage import Pool
 from jax_flash_mla.reference import sparse_prefill as reference
+
+
+def _kernel(config, **operands):
+    """``reference.forward`` by the custom call, where what has no rows is not given."""
+    if operands["attn_sink"] is None:
+        operands["attn_sink"] = jnp.zeros((0, operands["q"].shape[1]), jnp.float32)
+    if operands["topk_length"] is None:
+        operands["topk_length"] = jnp.zeros((0,), jnp.int32)
+    return _ffi.sparse_prefill(
+        **operands,
+        d_v=config.d_v,
+        scale=config.scale,
+        lse_base=config.lse_base,
+        emulated=config.implementation == _support.EMULATED,
+    )
+
 
 ATTENTION = attention(
     "sparse_prefill",
@@ -25,6 +42,7 @@ ATTENTION = attention(
     results=("b h v", "b h", "b h"),
     differentiable=("q", "kv", "attn_sink"),
     pools={"kv": Pool(ids="indices", axes=1)},
+    kernel=_kernel,
 )
 
 
@@ -35,6 +53,7 @@ class Config:
     d_v: int
     scale: float
     lse_base: int | str
+    implementation: str
 
 
 def flash_mla_sparse_fwd(
@@ -92,7 +111,7 @@ def flash_mla_sparse_fwd(
     attn_sink = shapes.optional("attn_sink", attn_sink, "h_q", check.FLOAT32)
     check.at_least("q", "a number of heads", shapes["h_q"], 1)
     check.at_most("d_v", d_v, "the head dimension of kv", shapes["d_qk"])
-    _support.resolve(
+    chosen = _support.resolve(
         "sparse_prefill",
         implementation,
         dtype=q.dtype,
@@ -100,7 +119,7 @@ def flash_mla_sparse_fwd(
         d_v=d_v,
     )
     out, max_logits, lse = ATTENTION(
-        Config(d_v, scale, lse_base),
+        Config(d_v, scale, lse_base, chosen),
         q=q,
         kv=kv[:, 0],
         indices=indices[:, 0],

@@ -24,22 +24,22 @@ from jax_flash_mla._kv_cache_format import KVCacheFormat
 IMPLEMENTATIONS = (None, "cuda", "xla")
 ARCHITECTURES = ("sm90", "sm100")
 
-# The kernels' own sizes; the extension tells the same as ``constants``. For dense decode: dimensions of a key and of a
-# value; query rows of one tile; most thread blocks of a launch; partial tiles, of which a thread block leaves two at
-# most; numbers in an entry of the plan.
+# The kernels' own sizes; the extension tells the same as ``constants``. Dimensions of a key and of a value; query rows
+# of one tile; for dense decode, most thread blocks of a launch, and partial tiles, of which a thread block leaves two
+# at most.
 SIZES = {
-    "dense_decode": dict(dim_qk=576, dim_v=512, tile_rows=64, max_ctas=160, partial_tiles=320, plan_entry=4),
+    "dense_decode": dict(dim_qk=576, dim_v=512, tile_rows=64, max_ctas=160, partial_tiles=320),
+    "sparse_prefill": dict(dim_v=512, tile_rows=64),
 }
 
 
 def _dense_decode_workspace(d_v: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Partial outputs, partial lse, and the plan."""
+    """Partial outputs and partial lse."""
     sizes = SIZES["dense_decode"]
     tiles = (sizes["partial_tiles"], sizes["tile_rows"])
     return (
         jax.ShapeDtypeStruct((*tiles, d_v), jnp.float32),
         jax.ShapeDtypeStruct(tiles, jnp.float32),
-        jax.ShapeDtypeStruct((sizes["max_ctas"], sizes["plan_entry"]), jnp.int32),
     )
 
 
@@ -90,7 +90,7 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
     "sparse_prefill": (
         _one_of("dtype", "bfloat16"),
         _one_of("d_qk", 576, 512),
-        _one_of("d_v", 512),
+        _one_of("d_v", SIZES["sparse_prefill"]["dim_v"]),
     ),
     "mha": (
         _one_of("dtype", "bfloat16", "float16"),
@@ -109,6 +109,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 }
 WRITTEN: dict[str, frozenset[str]] = {operation: frozenset() for operation in LIMITS} | {
     "dense_decode": frozenset({"sm90"}),
+    "sparse_prefill": frozenset({"sm90"}),
 }
 KERNELS: dict[str, frozenset[str]] = {
     operation: archs.intersection(_extension.EXTENSION.architectures if _extension.EXTENSION else ())

@@ -227,6 +227,35 @@ def sparse_attention(q, lists, *, d_v, scale, attn_sink=None):
     return out, top, lse
 
 
+def sparse_attention_large(q, kv, indices, topk_length, *, d_v, scale, attn_sink=None):
+    """``sparse_attention`` over one flat pool [s_kv, d], by matrix products.
+
+    Returns:
+      out, max logits and lse, natural, and spread, as ``dense_decode_large``.
+    """
+    n, h, _ = q.shape
+    out, spread = np.zeros((n, h, d_v)), np.zeros((n, h, d_v))
+    top, lse = np.full((n, h), -np.inf), np.full((n, h), -np.inf)
+    for i in range(n):
+        length = indices.shape[1] if topk_length is None else int(topk_length[i])
+        if not 0 <= length <= indices.shape[1]:
+            out[i] = top[i] = lse[i] = np.nan
+            continue
+        chosen = indices[i, :length]
+        keys = f64(kv[chosen[(chosen >= 0) & (chosen < len(kv))]])
+        if len(keys) == 0:
+            continue
+        logits = scale * (f64(q[i]) @ keys.T)
+        top[i] = logits.max(-1)
+        weights = np.exp(logits - top[i, :, None])
+        lse[i] = top[i] + np.log(weights.sum(-1))
+        share = np.ones(h) if attn_sink is None else np.vectorize(keys_share)(lse[i], f64(attn_sink))
+        weights *= (share / weights.sum(-1))[:, None]
+        out[i] = weights @ keys[:, :d_v]
+        spread[i] = np.sqrt(weights**2 @ keys[:, :d_v] ** 2)
+    return out, top, lse, spread
+
+
 def sparse_gradient(q, lists, sizes, d_out, d_lse, *, d_v, scale, attn_sink=None):
     """d_q, the gradient of each pool [size, d], d_sink (None without one)."""
     n, h, d = q.shape

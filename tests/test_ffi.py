@@ -15,7 +15,7 @@ from base import OperationTest, for_each_implementation_of
 from operations import KERNEL_SIZED, named
 
 import jax_flash_mla as fm
-from jax_flash_mla import _extension, _ffi, _support
+from jax_flash_mla import _extension, _support
 
 
 def as_if_built(**kernels):
@@ -114,7 +114,7 @@ class LoadTest(parameterized.TestCase):
 class LoweringTest(parameterized.TestCase):
     """On a machine without a GPU: which platform's program has the custom call."""
 
-    def lowered(self, implementation, platforms, operation=KERNEL_SIZED[1], gradient=False):
+    def lowered(self, implementation, platforms, operation, gradient=False):
         operands = operation.operands(np.random.default_rng(0), optional=operation.optional)
 
         def call(q, rest):
@@ -122,7 +122,7 @@ class LoweringTest(parameterized.TestCase):
 
         function = jax.grad(lambda q, rest: call(q, rest).sum()) if gradient else call
         with (
-            as_if_built(dense_decode=["sm90"]),
+            as_if_built(**{operation.family: ["sm90"]}),
             mock.patch.object(_support, "local_architectures", lambda: ()),
         ):
             traced = jax.jit(function).trace(operands.pop("q"), operands)
@@ -136,14 +136,15 @@ class LoweringTest(parameterized.TestCase):
         ("xla", ("cuda",), False),
     )
     def test_platforms(self, implementation, platforms, has_call):
-        for gradient in (False, True):
-            text = self.lowered(implementation, platforms, gradient=gradient)
-            self.assertEqual(f"@{_ffi.DENSE_DECODE}" in text, has_call)
+        for operation in KERNEL_SIZED:
+            for gradient in (False, True):
+                text = self.lowered(implementation, platforms, operation, gradient)
+                self.assertEqual(f"@jax_flash_mla.{operation.family}.v1" in text, has_call, operation)
 
-    @parameterized.named_parameters(named(KERNEL_SIZED))
+    @parameterized.named_parameters(named([op for op in KERNEL_SIZED if op.family in _support.WORKSPACES]))
     def test_scratch_is_the_same_for_every_device(self, operation):
         text = self.lowered("cuda", ("cuda",), operation)
-        for scratch in _support.WORKSPACES["dense_decode"](512):
+        for scratch in _support.WORKSPACES[operation.family](512):
             kind = {"float32": "f32", "int32": "i32"}[scratch.dtype.name]
             self.assertIn(f"tensor<{'x'.join(map(str, scratch.shape))}x{kind}>", text)
 

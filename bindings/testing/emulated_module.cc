@@ -14,7 +14,7 @@
 #include <tuple>
 #include <vector>
 
-#include "bindings/dense_decode.h"
+#include "bindings/handlers.h"
 #include "emulator/machine/machine.h"
 #include "emulator/machine/tensor_map.h"
 #include "emulator/runtime/device.h"
@@ -35,10 +35,12 @@ nb::capsule handler(Handler* function) {
 
 // {platform: {target: {stage: capsule}}}, as the extension for GPUs has it.
 nb::dict targets() {
-  nb::dict dense_decode;
+  nb::dict dense_decode, sparse_prefill;
   dense_decode["execute"] = handler(jax_flash_mla_dense_decode_emulated);
+  sparse_prefill["execute"] = handler(jax_flash_mla_sparse_prefill_emulated);
   nb::dict cpu;
   cpu["jax_flash_mla.dense_decode.v1.emulated"] = dense_decode;
+  cpu["jax_flash_mla.sparse_prefill.v1.emulated"] = sparse_prefill;
   nb::dict all;
   all["cpu"] = cpu;
   return all;

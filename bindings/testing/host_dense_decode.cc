@@ -1,17 +1,13 @@
 #include "bindings/testing/host_dense_decode.h"
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <vector>
 
-#include "bindings/dense_decode.h"
+#include "bindings/testing/host_numbers.h"
 
 namespace jax_flash_mla {
 
@@ -19,16 +15,7 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-
-double to_double(float x) { return x; }
-double to_double(__half x) { return __half2float(x); }
-double to_double(__nv_bfloat16 x) { return __bfloat162float(x); }
-
-void assign(float& x, double value) { x = float(value); }
-void assign(__half& x, double value) { x = __double2half(value); }
-void assign(__nv_bfloat16& x, double value) { x = __double2bfloat16(value); }
+using namespace host;
 
 template <typename Element>
 class HostDenseDecode {
@@ -111,7 +98,6 @@ ffi::Error host_dense_decode(const DenseDecodeParams& params, ffi::DataType type
   constexpr size_t kRows = size_t(kDenseDecodePartialTiles) * kDenseDecodeTileRows;
   std::memset(params.partial_out, 0xFF, kRows * d_v * sizeof(float));
   std::memset(params.partial_lse, 0xFF, kRows * sizeof(float));
-  std::memset(params.plan, 0xAB, size_t(kDenseDecodeMaxCtas) * kDenseDecodePlanEntry * sizeof(int32_t));
   switch (type) {
     case ffi::F32:
       HostDenseDecode<float>(params, d_qk, d_v).run();

@@ -64,6 +64,11 @@ def normal(rng, shape, dtype):
     return jnp.asarray(rng.standard_normal(shape), dtype)
 
 
+def exact_in(dtype, kernel_sized):
+    """The type that numbers of another one are exact in: what kernels are to compute on is, in one that they take."""
+    return jnp.bfloat16 if kernel_sized and dtype == jnp.float32 else dtype
+
+
 def int32(x):
     return jnp.asarray(np.asarray(x, np.int32))
 
@@ -78,8 +83,7 @@ def dense_decode(name, *, h_q, h_kv, causal, b=2, s_q=2, d=24, d_v=16, page_size
     scale = d**-0.5
 
     def make(rng, dtype):
-        # What kernels are to compute on is exact in the type that they take.
-        exact = jnp.bfloat16 if kernel_sized and dtype == jnp.float32 else dtype
+        exact = exact_in(dtype, kernel_sized)
         return dict(
             q=normal(rng, (b, s_q, h_q, d), exact).astype(dtype),
             k_cache=normal(rng, (pages, page_size, h_kv, d), exact).astype(dtype),
@@ -89,7 +93,7 @@ def dense_decode(name, *, h_q, h_kv, causal, b=2, s_q=2, d=24, d_v=16, page_size
         )
 
     def call(implementation, q, k_cache, block_table, cache_seqlens, attn_sink=None):
-        taken = jnp.bfloat16 if kernel_sized and q.dtype == jnp.float32 else q.dtype
+        taken = exact_in(q.dtype, kernel_sized)
         out, lse = fm.flash_mla_with_kvcache(
             q.astype(taken),
             k_cache.astype(taken),
@@ -245,23 +249,25 @@ def sparse_decode(name, fmt, *, b=2, s_q=2, h_q=3, topk=7, extra_topk=5, page_si
 # Sparse prefill
 
 
-def sparse_prefill(name, lse_base, *, s_q=5, s_kv=11, h_q=4, d=20, d_v=12, topk=7):
+def sparse_prefill(name, lse_base, *, s_q=5, s_kv=11, h_q=4, d=20, d_v=12, topk=7, kernel_sized=False):
     scale = d**-0.5
     unit = 1.0 if lse_base == "e" else 1.0 / oracle.LN2
 
     def make(rng, dtype):
+        exact = exact_in(dtype, kernel_sized)
         return dict(
-            q=normal(rng, (s_q, h_q, d), dtype),
-            kv=normal(rng, (s_kv, 1, d), dtype),
+            q=normal(rng, (s_q, h_q, d), exact).astype(dtype),
+            kv=normal(rng, (s_kv, 1, d), exact).astype(dtype),
             indices=int32(rng.integers(-2, s_kv + 2, (s_q, 1, topk))),
             topk_length=int32(rng.integers(1, topk + 1, s_q)),
             attn_sink=normal(rng, (h_q,), jnp.float32),
         )
 
     def call(implementation, q, kv, indices, **optional):
-        return fm.flash_mla_sparse_fwd(
-            q, kv, indices, scale, d_v, lse_base=lse_base, implementation=implementation, **optional
-        )
+        taken = exact_in(q.dtype, kernel_sized)
+        options = dict(lse_base=lse_base, implementation=implementation, **optional)
+        out, top, lse = fm.flash_mla_sparse_fwd(q.astype(taken), kv.astype(taken), indices, scale, d_v, **options)
+        return out.astype(q.dtype), top, lse
 
     def lists(kv, indices, topk_length):
         return [(oracle.flat_fetch(kv[:, 0]), np.asarray(indices)[:, 0], topk_length)]
@@ -288,6 +294,8 @@ def sparse_prefill(name, lse_base, *, s_q=5, s_kv=11, h_q=4, d=20, d_v=12, topk=
         want,
         gradients,
         "sparse_prefill_forward",
+        family="sparse_prefill",
+        kernel_sized=kernel_sized,
     )
 
 

@@ -14,15 +14,12 @@ from absl.testing import parameterized
 from base import implementations_of, on_a_gpu
 
 from jax_flash_mla import _ffi, _support
-from jax_flash_mla._check.tolerance import ARITHMETIC, ROUNDING
+from kernels.poison import call_into_poison, donating
+from kernels.rounding import KernelTest
 
 HAS_KERNEL = "cuda" in implementations_of("dense_decode")
 runs_the_kernel = on_a_gpu(HAS_KERNEL, "no GPU here has a dense decode kernel")
 D_QK, D_V = 576, 512
-# Numbers whose bits fill what a call overwrites; as integers the largest, -1, and a large one.
-POISONS = dict(
-    nan=np.uint32(0x7FFFFFFF).view(np.float32), ones=np.uint32(0xFFFFFFFF).view(np.float32), large=np.float32(1e30)
-)
 
 
 class Problem:
@@ -98,29 +95,13 @@ class Problem:
             )
 
 
-class DenseDecodeTest(parameterized.TestCase):
+class DenseDecodeTest(KernelTest):
     """Tests of the kernel, on a GPU or emulated, against the float64 oracle."""
 
     def assert_right(self, problem, got):
-        """Every element within what the rounding of weights and of the result allows.
-
-        Rounded weights have errors of half a unit in the last place at most, which spread
-        over the interval: four times the spread is more than six standard deviations, and no
-        less than the largest error possible with 16 keys or fewer.
-        """
         (out, lse), (want, want_lse, spread) = got, problem.want()
-        for x, w in ((out.astype(np.float64), want), (lse.astype(np.float64), want_lse)):
-            np.testing.assert_array_equal(np.isnan(x), np.isnan(w))
-            np.testing.assert_array_equal(np.isinf(x) * np.sign(x), np.isinf(w) * np.sign(w))
-        rounding = ROUNDING[out.dtype.name]
-        finite = np.isfinite(want)
-        largest = max(1.0, np.abs(want[finite]).max(initial=0))
-        allowed = ARITHMETIC * largest + rounding * (np.abs(want) + 4 * spread)
-        error = np.abs(out.astype(np.float64) - want)[finite] / allowed[finite]
-        self.assertLessEqual(error.max(initial=0), 1)
-        finite = np.isfinite(want_lse)
-        largest = max(1.0, np.abs(want_lse[finite]).max(initial=0))
-        self.assertLessEqual(np.abs(lse[finite] - want_lse[finite]).max(initial=0), ARITHMETIC * largest)
+        self.assert_out(out, want, spread)
+        self.assert_logits(lse, want_lse)
 
 
 class HandlerTest(parameterized.TestCase):
@@ -161,11 +142,11 @@ class HandlerTest(parameterized.TestCase):
     def test_other_scratch_is_refused(self):
         """An extension of another build."""
         arrays = Problem(np.random.default_rng(1), lengths=[100]).arrays()
-        partial_out, partial_lse, plan = _support.WORKSPACES["dense_decode"](D_V)
-        small = jax.ShapeDtypeStruct((1, *plan.shape[1:]), plan.dtype)
-        counts = [math.prod(x.shape) for x in (partial_out, partial_lse, plan)]
-        text = "scratch must have {0}, {1} and {2} elements, got {0}, {1} and {3}".format(*counts, small.size)
-        with mock.patch.dict(_support.WORKSPACES, dense_decode=lambda d_v: (partial_out, partial_lse, small)):
+        partial_out, partial_lse = _support.WORKSPACES["dense_decode"](D_V)
+        small = jax.ShapeDtypeStruct((1, *partial_lse.shape[1:]), partial_lse.dtype)
+        counts = [math.prod(x.shape) for x in (partial_out, partial_lse)]
+        text = "scratch must have {0} and {1} elements, got {0} and {2}".format(*counts, small.size)
+        with mock.patch.dict(_support.WORKSPACES, dense_decode=lambda d_v: (partial_out, small)):
             self.assert_refused(text, *arrays)
 
     @parameterized.parameters((0, 1), (2, 0), (0, 0))
@@ -186,37 +167,12 @@ class HandlerTest(parameterized.TestCase):
 
 
 @functools.lru_cache(maxsize=64)
-def custom_call(scale, causal, emulated):
-    """The call on operands and five buffers that become its results."""
-
-    def run(q, k_cache, block_table, cache_seqlens, attn_sink, *buffers):
-        del buffers
-        return _ffi.dense_decode_with_scratch(
-            q, k_cache, block_table, cache_seqlens, attn_sink, d_v=D_V, scale=scale, causal=causal, emulated=emulated
-        )
-
-    return jax.jit(run, donate_argnums=range(5, 10), keep_unused=True)
-
-
-def filled(buffer, poison):
-    """An array full of a float32's bits, or of the first of them where elements are smaller."""
-    size = jnp.dtype(buffer.dtype).itemsize
-    word = np.float32(poison).view(np.uint32) >> 8 * (4 - size)
-    return jax.lax.bitcast_convert_type(jnp.full(buffer.shape, word, f"uint{8 * size}"), buffer.dtype)
+def _call(scale, causal, emulated):
+    options = dict(d_v=D_V, scale=scale, causal=causal, emulated=emulated)
+    return donating(functools.partial(_ffi.dense_decode_with_scratch, **options), operands=5, results=4)
 
 
 def run_poisoned(problem, poison, emulated=False):
-    """Out and lse, from a call into buffers full of the bits of one value."""
-    arrays = problem.arrays()
-    call = custom_call(problem.scale, problem.causal, emulated)
-    empty = [jnp.zeros((), jnp.float32)] * 5
-    shapes = jax.eval_shape(call, *arrays, *empty)
-    buffers = [filled(x, poison) for x in shapes]
-    places = [x.unsafe_buffer_pointer() for x in buffers]
-    results = call(*arrays, *buffers)
-    assert [x.unsafe_buffer_pointer() for x in results] == places, "the results are not in the poisoned buffers"
-    return [np.asarray(x) for x in results[:2]]
-
-
-def bits(results):
-    return [x.view(np.uint8) for x in results]
+    """Out and lse, from a call into results and scratch full of the bits of one value."""
+    call = _call(problem.scale, problem.causal, emulated)
+    return call_into_poison(call, problem.arrays(), 4, poison)[:2]

@@ -24,7 +24,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from jax_flash_mla import _ffi
-from kernels.dense_decode_problem import D_V, HAS_KERNEL, DenseDecodeTest, Problem
+from kernels import dense_decode_problem as dense
+from kernels import sparse_prefill_problem as sparse
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 NO_FINDINGS = re.compile(r"^=+ (ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: 0 hazards.*)$", re.MULTILINE)
@@ -58,18 +59,34 @@ DENSE_DECODE = {
 }
 
 
+SPARSE_PREFILL = {
+    "tiles of heads": dict(h_q=130, topk=200, sink=True),
+    "without rotary dims, odd blocks": dict(h_q=64, d_qk=512, topk=192),
+    "lengths": dict(s_q=7, h_q=3, topk=130, lengths=[0, 1, 64, 130, -1, 131, 65], base="e"),
+    "more query tokens than thread blocks": dict(s_q=300, h_q=2, topk=3),
+    "no key": dict(s_kv=0),
+}
+
+
 def run_calls():
-    if not HAS_KERNEL:
-        raise SystemExit("no GPU here has a dense decode kernel")
+    if not (dense.HAS_KERNEL and sparse.HAS_KERNEL):
+        raise SystemExit("no GPU here has the kernels")
     rng = np.random.default_rng(0)
     for name, (options, change) in DENSE_DECODE.items():
-        problem = Problem(rng, **options)
+        problem = dense.Problem(rng, **options)
         problem.spoil_unused(np.nan)
         if change:
             change(problem)
-        results = _ffi.dense_decode(*problem.arrays(), d_v=D_V, scale=problem.scale, causal=problem.causal)
-        DenseDecodeTest().assert_right(problem, [np.asarray(x) for x in results])
+        results = _ffi.dense_decode(*problem.arrays(), d_v=dense.D_V, scale=problem.scale, causal=problem.causal)
+        dense.DenseDecodeTest().assert_right(problem, [np.asarray(x) for x in results])
         print(f"dense decode, {name}: right")
+    for name, options in SPARSE_PREFILL.items():
+        problem = sparse.Problem(rng, **options)
+        problem.invalidate(rng, 0.1)
+        problem.spoil_unused(np.nan)
+        results = _ffi.sparse_prefill(*problem.arrays(), d_v=sparse.D_V, scale=problem.scale, lse_base=problem.base)
+        sparse.SparsePrefillTest().assert_right(problem, [np.asarray(x) for x in results])
+        print(f"sparse prefill, {name}: right")
 
 
 def run_under(tool):

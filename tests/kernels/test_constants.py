@@ -12,4 +12,4 @@ class ConstantsTest(parameterized.TestCase):
     def test_every_kernel_has_its_sizes(self):
         written = {operation for operation, archs in _support.WRITTEN.items() if archs}
         self.assertEqual(set(_support.SIZES), written)
-        self.assertEqual(set(_support.WORKSPACES), written)
+        self.assertLessEqual(set(_support.WORKSPACES), written)

@@ -14,16 +14,8 @@ from absl.testing import parameterized
 import jax_flash_mla as fm
 from jax_flash_mla import _ffi
 from jax_flash_mla._check.tolerance import ARITHMETIC, ROUNDING
-from kernels.dense_decode_problem import (
-    D_V,
-    POISONS,
-    DenseDecodeTest,
-    HandlerTest,
-    Problem,
-    bits,
-    run_poisoned,
-    runs_the_kernel,
-)
+from kernels.dense_decode_problem import D_V, DenseDecodeTest, HandlerTest, Problem, run_poisoned, runs_the_kernel
+from kernels.poison import POISONS, bits
 
 
 @runs_the_kernel

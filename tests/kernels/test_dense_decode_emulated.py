@@ -17,7 +17,8 @@ from absl.testing import parameterized
 
 import jax_flash_mla as fm
 from jax_flash_mla import _ffi
-from kernels.dense_decode_problem import POISONS, DenseDecodeTest, Problem, run_poisoned
+from kernels.dense_decode_problem import DenseDecodeTest, Problem, run_poisoned
+from kernels.poison import POISONS
 from kernels.recorded_dense_decode import PROBLEMS, about_recorded, problem, recorded, sources_hash, steps_apart
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -87,15 +88,30 @@ class DenseDecodeEmulatedTest(DenseDecodeTest):
     def test_the_recording_says_where_it_comes_from(self):
         self.assertTrue(about_recorded()["machine"]["cards"])
 
-    @parameterized.parameters(1, 2, 7)
-    def test_few_multiprocessors(self, sms):
-        """So that a thread block has many items, and many blocks of each."""
+    def test_many_items(self):
         made = Problem(
             np.random.default_rng(8), lengths=[700, 1000, 64, 0, 0, 333], h_q=40, s_q=2, causal=True, sink=True
         )
         made.spoil_unused(np.nan)
-        with mock.patch.dict(os.environ, JAX_FLASH_MLA_EMULATOR_SMS=str(sms)):
-            self.assert_right(made, run_poisoned(made, np.nan, emulated=True))
+        self.assert_right(made, run_poisoned(made, np.nan, emulated=True))
+
+    @parameterized.parameters(1, 2, 7)
+    def test_few_multiprocessors(self, sms):
+        """So that a thread block has many items, and many blocks of each."""
+        self.run_tests(["-k", "test_many_items", __file__], JAX_FLASH_MLA_EMULATOR_SMS=str(sms))
+
+    def run_tests(self, arguments, exit_status=0, **environment):
+        """The output of pytest in a process of its own."""
+        ran = subprocess.run(
+            [sys.executable, "-m", "pytest", *arguments],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.assertEqual(ran.returncode, exit_status, ran.stdout[-2000:])
+        return ran.stdout
 
     def test_under_jit_and_vmap(self):
         rng = np.random.default_rng(4)
@@ -146,16 +162,7 @@ class DenseDecodeEmulatedTest(DenseDecodeTest):
     def test_the_documented_examples(self, variable, expected, exit_status):
         text = (ROOT / "docs" / "emulator.md").read_text()
         value, command = re.search(rf'^{variable}="([^"]*)" pytest (.*)$', text, re.MULTILINE).groups()
-        ran = subprocess.run(
-            [sys.executable, "-m", "pytest", *command.split()],
-            cwd=ROOT,
-            env=os.environ | {variable: value},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.assertEqual(ran.returncode, exit_status, ran.stdout[-2000:])
-        self.assertRegex(ran.stdout, expected)
+        self.assertRegex(self.run_tests(command.split(), exit_status, **{variable: value}), expected)
 
     def test_a_tile_over_512_keys_takes_seconds(self):
         made = Problem(np.random.default_rng(5), lengths=[512], h_q=64, dtype=ml_dtypes.bfloat16)

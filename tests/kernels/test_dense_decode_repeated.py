@@ -14,8 +14,9 @@ import numpy as np
 from absl.testing import parameterized
 
 from jax_flash_mla import _ffi
-from kernels.dense_decode_problem import D_V, POISONS, Problem, bits, run_poisoned, runs_the_kernel
+from kernels.dense_decode_problem import D_V, Problem, run_poisoned, runs_the_kernel
 from kernels.device_load import loaded_device
+from kernels.poison import POISONS, bits
 
 REPLAYS = 10_000
 CALLS = 200  # of each thread

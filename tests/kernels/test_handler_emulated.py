@@ -6,21 +6,34 @@ import sys
 
 from absl.testing import parameterized
 
-from kernels.dense_decode_problem import HandlerTest
+from kernels import dense_decode_problem, sparse_prefill_problem
 
+OPERATIONS = ("dense_decode", "sparse_prefill")
 CALL = """
+import sys
 import jax, jax.numpy as jnp, jax_flash_mla as fm
-q, cache = jnp.zeros((1, 1, 2, 576), jnp.bfloat16), jnp.zeros((1, 16, 1, 576), jnp.bfloat16)
-table, lengths = jnp.zeros((1, 1), jnp.int32), jnp.full(1, 5, jnp.int32)
+zeros, ints = (lambda *shape: jnp.zeros(shape, jnp.bfloat16)), (lambda *shape: jnp.ones(shape, jnp.int32))
+calls = dict(
+    dense_decode=lambda: fm.flash_mla_with_kvcache(
+        zeros(1, 1, 2, 576), zeros(2, 16, 1, 576), ints(1, 1), ints(1), implementation="emulated"
+    ),
+    sparse_prefill=lambda: fm.flash_mla_sparse_fwd(
+        zeros(1, 2, 576), zeros(5, 1, 576), ints(1, 1, 3), 0.1, implementation="emulated"
+    ),
+)
 try:
-    out, _ = jax.block_until_ready(fm.flash_mla_with_kvcache(q, cache, table, lengths, implementation="emulated"))
-    print("shape", out.shape)
+    print("shape", jax.block_until_ready(calls[sys.argv[1]]())[0].shape)
 except jax.errors.JaxRuntimeError as error:
     print(error)
 """
 
 
-class DenseDecodeHandlerTest(HandlerTest):
+class DenseDecodeHandlerTest(dense_decode_problem.HandlerTest):
+    __test__ = True
+    emulated = True
+
+
+class SparsePrefillHandlerTest(sparse_prefill_problem.HandlerTest):
     __test__ = True
     emulated = True
 
@@ -28,21 +41,22 @@ class DenseDecodeHandlerTest(HandlerTest):
 class DispatchTest(parameterized.TestCase):
     """The emulator poses with other compute capabilities."""
 
-    def call_on(self, capability):
+    def call_on(self, capability, operation):
         """What a process says that sees a device of a compute capability, which it asks for once."""
         environment = os.environ | {"JAX_FLASH_MLA_EMULATOR_CAPABILITY": capability}
         done = subprocess.run(
-            [sys.executable, "-P", "-c", CALL], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-P", "-c", CALL, operation], env=environment, capture_output=True, text=True, check=True
         )
         return done.stdout.strip()
 
-    @parameterized.parameters("8.0", "8.9", "10.0", "12.0")
-    def test_no_kernel_for_the_device(self, capability):
+    @parameterized.product(capability=("8.0", "8.9", "10.0", "12.0"), operation=OPERATIONS)
+    def test_no_kernel_for_the_device(self, capability, operation):
         self.assertRegex(
-            self.call_on(capability),
-            r"^FAILED_PRECONDITION: jax_flash_mla has no dense_decode kernel for NVIDIA H200 \(emulated\) "
+            self.call_on(capability, operation),
+            rf"^FAILED_PRECONDITION: jax_flash_mla has no {operation} kernel for NVIDIA H200 \(emulated\) "
             rf'\(compute capability {capability}\); pass implementation="xla"$',
         )
 
     def test_the_kernel_for_the_device(self):
-        self.assertEqual(self.call_on("9.0"), "shape (1, 1, 2, 512)")
+        self.assertEqual(self.call_on("9.0", "dense_decode"), "shape (1, 1, 2, 512)")
+        self.assertEqual(self.call_on("9.0", "sparse_prefill"), "shape (1, 2, 512)")

@@ -107,6 +107,7 @@ SPLIT_HEADS = {
     "dense_decode_of_latents": ("k_cache", *DECODE_SPECS),
     "sparse_decode_float": ("k_cache", *DECODE_SPECS),
     "sparse_prefill": ("kv", *PREFILL_SPECS),
+    "sparse_prefill_of_latents": ("kv", *PREFILL_SPECS),
 }
 
 

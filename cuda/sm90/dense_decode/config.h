@@ -1,115 +1,53 @@
-// Tiles, stages and shared memory of SM90 dense decode: data only.
+// Schedule and shared memory of SM90 dense decode: data only.
 #pragma once
 
 #include <cuda.h>
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 
 #include <cstdint>
-#include <cute/arch/mma_sm90_gmma.hpp>
 
 #include "cuda/sm90/dense_decode/params.h"
-#include "cuda/sm90/dense_decode/work.h"
+#include "cuda/sm90/mla/shape.h"
+#include "cuda/sm90/split/work.h"
 
 namespace jax_flash_mla::dense_decode_sm90 {
 
-namespace gmma = cute::SM90::GMMA;
+static_assert(kDenseDecodeMaxCtas == split_sm90::kMaxCtas);
+static_assert(kDenseDecodePartialTiles == split_sm90::kPartialTiles);
 
-// The matrix instructions of an element type: scores = q · kᵀ, and outputs = weights · v with the weights in registers.
+// A thread block's share of an item, and what all its warps have to know of it.
+struct Item {
+  split_sm90::Piece piece;  // request -1: there is no more work
+  int32_t keys;             // of the request; 0 where its length makes no sense
+  int32_t visible_to_all;   // keys that every row of the tile may attend to
+  bool sound;               // the length makes sense
+};
+
 template <typename Element>
-struct Instructions;
+struct Config : mla_sm90::Shape<Element, kDenseDecodeDimQK> {
+  using Shape = mla_sm90::Shape<Element, kDenseDecodeDimQK>;
+  static_assert(Shape::kDimV == kDenseDecodeDimV && Shape::kBlockM == kDenseDecodeTileRows);
 
-template <>
-struct Instructions<__nv_bfloat16> {
-  using Scores = gmma::MMA_64x64x16_F32BF16BF16_SS<gmma::Major::K, gmma::Major::K>;
-  using Outputs = gmma::MMA_64x256x16_F32BF16BF16_RS<gmma::Major::K, gmma::Major::MN>;
-};
-
-template <>
-struct Instructions<__half> {
-  using Scores = gmma::MMA_64x64x16_F32F16F16_SS<gmma::Major::K, gmma::Major::K>;
-  using Outputs = gmma::MMA_64x256x16_F32F16F16_RS<gmma::Major::K, gmma::Major::MN>;
-};
-
-template <typename Element_>
-struct Config {
-  using Element = Element_;
-  using Mma = Instructions<Element>;
-
-  static constexpr int kBlockM = kDenseDecodeTileRows;  // query rows of a tile
-  static constexpr int kBlockN = 64;                    // keys of a block
-  static constexpr int kStages = 2;                     // blocks of keys in shared memory
-  static constexpr int kDimQK = kDenseDecodeDimQK, kDimV = kDenseDecodeDimV;
-
-  // Warpgroup w multiplies the scores of the blocks in stage w, and the output's w-th half of columns.
-  static constexpr int kWarpgroups = 2;
-  static_assert(kWarpgroups == kStages);
-  static constexpr int kMathThreads = 128 * kWarpgroups, kMathWarps = kMathThreads / 32;
-  static constexpr int kLoaderThreads = 128;
-  static constexpr int kThreads = kMathThreads + kLoaderThreads;
-  static constexpr int kMathRegisters = 224, kLoaderRegisters = 56;
-  static_assert(kMathRegisters * kMathThreads + kLoaderRegisters * kLoaderThreads <= 64 * 1024);
-
-  // Operands lie in swizzled tiles of 64 columns. The last one only scores need.
-  static constexpr int kTileColumns = 64;
-  static constexpr int kTiles = kDimQK / kTileColumns, kValueTiles = kDimV / kTileColumns;
-  static constexpr int kHalfTiles = kValueTiles / kWarpgroups;
-  static constexpr int kTileRowBytes = kTileColumns * int(sizeof(Element));
-  static constexpr int kTileBytes = kBlockN * kTileRowBytes;
-  static_assert(kBlockM == kBlockN && kTileRowBytes == 128);
-
-  // What one matrix instruction sums over, and the bytes that step over it along rows and down them.
-  static constexpr int kChunk = 16;
-  static constexpr int kChunkRowBytes = kChunk * int(sizeof(Element));
-  static constexpr int kChunkColumnBytes = kChunk * kTileRowBytes;
-
-  // What a thread has of a tile's accumulators: of scores; of weights, as pairs; of one tile of outputs.
-  static constexpr int kScores = kBlockN / 2, kWeights = kScores / 2, kTileOutputs = kTileColumns / 2;
-  static constexpr int kOutputs = kHalfTiles * kTileOutputs;
+  // The copy engine brings keys; only sums over them are wanted.
+  static constexpr bool kFencesKeys = false, kFindsLargest = false;
 
   // The schedule's costs, in blocks: of starting and finishing a tile; of leaving partial results and combining them. And
   // the least piece of a tile that is worth the latter.
   static constexpr int kItemCost = 2;
   static constexpr int kSplitCost = 8;
   static constexpr int kLeastPiece = 4;
-  // Scores are exponentiated relative to a maximum that may lag this far behind (powers of two).
-  static constexpr float kMaxLag = 8.0f;
-  // From which maximum on the rounding of products counts: it is up to 2^-24 of them.
-  static constexpr float kLargeMax = 1 << 20;
 
-  // A tile that is done with may hold weights instead: those of lane l of warp w, in vectors of 16 bytes.
-  union Tile {
-    alignas(1024) Element elements[kBlockN * kTileColumns];
-    uint4 weights[4][kWeights / 4][32];
-  };
-  static_assert(sizeof(Tile) == kTileBytes);
+  struct SharedStorage : Shape::Shared {
+    Item items[2];                    // in turn
+    int32_t unsound[Shape::kStages];  // whether a page of the block is outside the pool
+    split_sm90::Search search;
 
-  struct SharedStorage {
-    Tile q[kTiles];
-    Tile k[kStages][kTiles];
-    float2 row_max[kWarpgroups][128];  // what the weights that a warpgroup hands over are relative to
-    float4 sums[2][kWarpgroups][128];  // and their maxima, of an item; items take turns
-    uint64_t full[kStages][kTiles];
-    uint64_t empty[kStages]
-                  [kWarpgroups];  // each warpgroup's half of the values; the last tile goes with the other's half
-    uint64_t weights_full[kWarpgroups][4];  // of each warp
-    uint64_t sums_full;
-    uint64_t q_full, q_empty;  // an item's queries, and the item itself
-    Item items[2];             // in turn
-    int32_t unsound[kStages];  // whether a page of the block is outside the pool
-    struct {
-      int64_t length;
-      int32_t longest;
-    } scan[kLoaderThreads / 32];
-    Work work;
+    // After all products: in the place of queries, and of keys.
+    __device__ split_sm90::Splits& splits() { return *reinterpret_cast<split_sm90::Splits*>(this->q); }
+    __device__ split_sm90::SumsOfWarp* sums_of_warps() { return reinterpret_cast<split_sm90::SumsOfWarp*>(this->k); }
   };
+  static_assert(sizeof(split_sm90::Splits) <= sizeof(Shape::Shared::q));
+  static_assert(sizeof(split_sm90::SumsOfWarp) * Shape::kMathWarps <= sizeof(Shape::Shared::k));
   static_assert(sizeof(SharedStorage) <= 227 * 1024);
-};
-
-// Numbers of named barriers.
-enum NamedBarrier : int {
-  kLoaderBarrier = 1,     // among the loading threads
-  kWarpgroupBarrier = 2,  // and 3: among the threads of a multiplying warpgroup
 };
 
 // How the work is spread, fixed before the launch.
@@ -118,11 +56,8 @@ struct Grid {
   int32_t group;           // query heads of a key head
   int32_t rows;            // query rows of a key head in a request
   int32_t tiles_per_head;  // tiles of those rows
-  int32_t tiles;           // tiles of a request
-  int32_t lanes;           // tiles side by side: thread blocks that share what they read
-  int32_t strips;          // groups of that many tiles
-  int32_t parts;           // lanes · parts thread blocks
   int32_t box_slots;       // keys of one copy: as many as lie in a page and in a block both
+  split_sm90::Layout layout;
 };
 
 }  // namespace jax_flash_mla::dense_decode_sm90

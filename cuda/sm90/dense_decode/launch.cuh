@@ -1,35 +1,23 @@
-// The launch of one instance of SM90 dense decode: the kernel, then the combination of what it split.
+// The launch of one instance of SM90 dense decode.
 #pragma once
 
 #include <algorithm>
-#include <limits>
 
 #include "cuda/device/tensor_map.h"
-#include "cuda/sm90/dense_decode/combine.cuh"
 #include "cuda/sm90/dense_decode/kernel.cuh"
 
 namespace jax_flash_mla::dense_decode_sm90 {
 
-// Most tiles that run side by side on the same keys.
-inline constexpr int kMaxLanes = 4;
-
-inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
 template <typename Config>
 Grid make_grid(const DenseDecodeParams& params, int num_sms) {
   Grid grid;
-  constexpr float kMost = std::numeric_limits<float>::max(), kLeast = std::numeric_limits<float>::denorm_min();
-  const float scale = std::clamp(params.scale * device::kLog2E, -kMost, kMost);
-  grid.scale_log2 = scale == 0.0f ? kLeast : scale;
+  grid.scale_log2 = mla_sm90::scale_log2(params.scale);
   grid.group = params.h_q / params.h_kv;
   grid.rows = params.s_q * grid.group;
-  grid.tiles_per_head = ceil_div(grid.rows, kDenseDecodeTileRows);
-  grid.tiles = grid.tiles_per_head * params.h_kv;
-  const int ctas = std::min(num_sms, kDenseDecodeMaxCtas);
-  grid.strips = ceil_div(grid.tiles, std::min(kMaxLanes, ctas));
-  grid.lanes = ceil_div(grid.tiles, grid.strips);
-  grid.parts = ctas / grid.lanes;
+  grid.tiles_per_head = split_sm90::ceil_div(grid.rows, Config::kBlockM);
   grid.box_slots = std::min(params.page_size & -params.page_size, Config::kBlockN);
+  const int tiles = grid.tiles_per_head * params.h_kv;
+  grid.layout = split_sm90::make_layout(params.b, std::min(grid.rows, Config::kBlockM), tiles, num_sms);
   return grid;
 }
 
@@ -44,14 +32,9 @@ cudaError_t make_key_map(const DenseDecodeParams& params, int slots, CUtensorMap
                                  Config::kTileColumns, slots);
 }
 
-// Makes the kernels of an element type ready: asking for attributes loads them, which must not happen while a graph is
-// captured.
+// Makes the kernel ready: setting attributes loads it, which must not happen while a graph is captured.
 template <typename Config>
 cudaError_t initialize() {
-  cudaFuncAttributes attributes;
-  if (auto error = cudaFuncGetAttributes(&attributes, combine_kernel<typename Config::Element>); error != cudaSuccess) {
-    return error;
-  }
   return cudaFuncSetAttribute(dense_decode_kernel<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                               sizeof(typename Config::SharedStorage));
 }
@@ -64,25 +47,16 @@ cudaError_t launch(const DenseDecodeParams& params, int num_sms, cudaStream_t st
 
   cudaLaunchConfig_t config = {};
   config.stream = stream;
-  config.gridDim = dim3(grid.lanes * grid.parts);
+  config.gridDim = dim3(grid.layout.lanes * grid.layout.parts);
   config.blockDim = dim3(Config::kThreads);
   config.dynamicSmemBytes = sizeof(typename Config::SharedStorage);
-  if (auto error = cudaLaunchKernelEx(&config, dense_decode_kernel<Config>, params, grid, keys);
-      error != cudaSuccess || grid.parts == 1) {
-    return error;
-  }
-  const int most_rows = (grid.parts - 1) * grid.lanes * std::min(grid.rows, kDenseDecodeTileRows);
-  config.gridDim = dim3(std::min(ceil_div(most_rows * CombineConfig::kQuarters, CombineConfig::kWarps),
-                                 num_sms * CombineConfig::kBlocksPerSm));
-  config.blockDim = dim3(CombineConfig::kThreads);
-  config.dynamicSmemBytes = 0;
-  // Its thread blocks may come while the last ones of the kernel are still at work.
-  cudaLaunchAttribute overlap;
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &overlap;
+  // Thread blocks may wait for each other.
+  cudaLaunchAttribute cooperative;
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  config.attrs = &cooperative;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, combine_kernel<typename Config::Element>, params, grid);
+  return cudaLaunchKernelEx(&config, dense_decode_kernel<Config>, params, grid, keys);
 }
 
 }  // namespace jax_flash_mla::dense_decode_sm90

@@ -9,8 +9,8 @@
 #include "cuda/device/swizzle.cuh"
 #include "cuda/device/wgmma.cuh"
 #include "cuda/sm90/dense_decode/config.h"
-#include "cuda/sm90/dense_decode/schedule.cuh"
-#include "cuda/sm90/dense_decode/tile.cuh"
+#include "cuda/sm90/dense_decode/problem.cuh"
+#include "cuda/sm90/split/schedule.cuh"
 
 namespace jax_flash_mla::dense_decode_sm90 {
 
@@ -21,41 +21,43 @@ class Loader {
   // Arrivals that make an item's queries complete.
   static constexpr int kQueryArrivals = kQueryWarps * 32 + 1;
 
-  // Finds its piece of the work: with more registers than `run` has, so call it before they are given back.
-  __device__ __forceinline__ Loader(const DenseDecodeParams& params, const Grid& grid, const CUtensorMap& keys,
+  // Finds its part of the work: with more registers than `run` has, so call it before they are given back.
+  __device__ __forceinline__ Loader(const Problem<Config>& problem, const CUtensorMap& keys,
                                     typename Config::SharedStorage& shared)
-      : params_(params), grid_(grid), keys_(keys), shared_(shared) {
-    const int part = blockIdx.x / grid_.lanes;
-    work_ = find_work<Config>(params_, grid_, part, shared_);
-    if (threadIdx.x % Config::kLoaderThreads == 0 && blockIdx.x % grid_.lanes == 0) {
-      reinterpret_cast<Split*>(params_.plan)[part] = work_.split;
-    }
+      : problem_(problem), params_(problem.params), keys_(keys), shared_(shared) {
+    const int part = blockIdx.x / problem_.layout().lanes;
+    work_ = split_sm90::find_work(problem_, part, shared_.search, mla_sm90::kLoaderBarrier);
   }
 
-  __device__ __forceinline__ void run() {
-    Items<Config> items(params_, grid_, work_, blockIdx.x % grid_.lanes);
+  // Whether results are to be combined.
+  __device__ __forceinline__ bool run() {
+    split_sm90::Pieces<Problem<Config>> pieces(problem_, work_, blockIdx.x % problem_.layout().lanes);
     const int warp = device::uniform(threadIdx.x % Config::kLoaderThreads / 32);
     if (warp < kKeyWarps) {
       uint32_t round = 0;
-      while (items.next()) load_keys(items.current, warp, round);
+      while (pieces.next()) load_keys(pieces.current, warp, round);
     } else {
       uint32_t count = 0;
-      for (; items.next(); ++count) load_queries(items.current, warp - kKeyWarps, count);
+      for (; pieces.next(); ++count) load_queries(pieces.current, warp - kKeyWarps, count);
       Item none = {};
-      none.request = -1;
+      none.piece.request = -1;
+      none.piece.whole = work_.whole;
       wait_for_room(count);
       announce(none, count);
+      // In the place of queries.
+      if (warp == kKeyWarps && !work_.whole) split_sm90::find_splits(problem_, shared_.splits());
     }
+    return !work_.whole;
   }
 
  private:
   using Element = typename Config::Element;
 
+  const Problem<Config>& problem_;
   const DenseDecodeParams& params_;
-  const Grid& grid_;
   const CUtensorMap& keys_;
   typename Config::SharedStorage& shared_;
-  Work work_;
+  split_sm90::Work work_;
 
   // Until the item before needs its queries no more.
   __device__ __forceinline__ void wait_for_room(uint32_t count) { device::wait(shared_.q_empty, (count + 1) % 2); }
@@ -69,8 +71,10 @@ class Loader {
     device::arrive_after_copies(shared_.q_full);
   }
 
-  __device__ __forceinline__ void load_queries(const Item& item, int warp, uint32_t count) {
-    const Tile tile(grid_, item.tile);
+  __device__ __forceinline__ void load_queries(const split_sm90::Piece& piece, int warp, uint32_t count) {
+    const Tile tile = problem_.tile(piece.tile);
+    const Extent extent = problem_.extent(piece.request);
+    const Item item = {piece, extent.keys, problem_.visible_keys(tile, extent.keys, 0), extent.sound};
     wait_for_room(count);
     // Four rows of a tile at once: eight lanes copy 16 bytes each of a row.
     constexpr int kRowChunks = Config::kTileRowBytes / 16, kRowsAtOnce = 32 / kRowChunks;
@@ -79,7 +83,7 @@ class Loader {
     for (int first = warp * kRowsAtOnce; first < Config::kBlockM; first += kQueryWarps * kRowsAtOnce) {
       const int row = first + lane / kRowChunks;
       const bool exists = row < tile.rows;
-      const int64_t index = Row(grid_, tile, exists ? row : 0).index(params_, item.request);
+      const int64_t index = problem_.place(piece.request, problem_.row(tile, exists ? row : 0));
       const auto* source = static_cast<const Element*>(params_.q) + index * Config::kDimQK + chunk * 8;
       auto* target = reinterpret_cast<uint8_t*>(shared_.q) + device::swizzled_chunk(row, chunk);
 #pragma unroll
@@ -90,19 +94,20 @@ class Loader {
     announce(item, count);
   }
 
-  // Those blocks of the item that go to a stage.
-  __device__ __forceinline__ void load_keys(const Item& item, int stage, uint32_t& round) {
-    const Tile tile(grid_, item.tile);
-    const int lane = threadIdx.x % 32, boxes = Config::kBlockN / grid_.box_slots;
-    const int box_slot = lane % boxes * grid_.box_slots;  // of the block, of this lane's box
-    const int32_t* table = params_.block_table + int64_t(item.request) * params_.max_pages;
+  // Those blocks of the piece that go to a stage.
+  __device__ __forceinline__ void load_keys(const split_sm90::Piece& piece, int stage, uint32_t& round) {
+    const int key_head = problem_.tile(piece.tile).key_head, all_keys = problem_.extent(piece.request).keys;
+    const int box_slots = problem_.grid.box_slots;
+    const int lane = threadIdx.x % 32, boxes = Config::kBlockN / box_slots;
+    const int box_slot = lane % boxes * box_slots;  // of the block, of this lane's box
+    const int32_t* table = params_.block_table + int64_t(piece.request) * params_.max_pages;
 #pragma unroll 1
-    for (int block = item.first_block + stage; block < item.last_block; block += Config::kStages, ++round) {
+    for (int block = piece.first_block + stage; block < piece.last_block; block += Config::kStages, ++round) {
       // Where the box comes from. Beyond the length, and where the page is outside the pool, it is row -64: zeros.
       const int key = block * Config::kBlockN + box_slot;
       int row = -Config::kBlockN;
       bool unsound = false;
-      if (key < item.keys) {
+      if (key < all_keys) {
         const int page = table[key / params_.page_size];
         unsound = page < 0 || page >= params_.num_pages;
         if (!unsound) row = page * params_.page_size + key % params_.page_size;
@@ -116,7 +121,7 @@ class Loader {
         __syncwarp();
         if (copies) {
           device::copy_box(shared_.k[stage][t].elements + box_slot * Config::kTileColumns, keys_,
-                           shared_.full[stage][t], tile.key_head * Config::kDimQK + t * Config::kTileColumns, row);
+                           shared_.full[stage][t], key_head * Config::kDimQK + t * Config::kTileColumns, row);
         }
       };
       // The half of the stage's own warpgroup comes free first; the other one with the last tile.

@@ -30,7 +30,6 @@ struct DenseDecodeParams {
   // Scratch; may hold anything at launch.
   float* partial_out;  // [kDenseDecodePartialTiles, 64, 512]
   float* partial_lse;  // [kDenseDecodePartialTiles, 64]
-  int32_t* plan;       // [kDenseDecodeMaxCtas, 4]
   // Sizes, all at least 1, but for max_pages: without a page no length but 0 is sound.
   int32_t b, s_q, h_q, h_kv;
   int32_t num_pages, page_size, max_pages, sink_rows;

@@ -1,0 +1,168 @@
+// Sparse prefill: what a call holds → checked → the kernel of the device's architecture.
+#include <cstdint>
+#include <utility>
+
+#include "bindings/checks.h"
+#include "bindings/define_handlers.h"
+#include "bindings/device.h"
+#include "cuda/sm90/sparse_prefill/params.h"
+#ifdef JAX_FLASH_MLA_TESTING
+#include "bindings/testing/host_sparse_prefill.h"
+#endif
+
+namespace jax_flash_mla {
+namespace {
+
+namespace ffi = xla::ffi;
+
+constexpr char kOperation[] = "sparse_prefill";
+
+// One instance for each architecture and dimension of keys; absent where this build has none.
+struct Kernel {
+  cudaError_t (*launch)(const SparsePrefillParams&, int num_sms, cudaStream_t) = nullptr;
+  cudaError_t (*initialize)() = nullptr;
+};
+
+Kernel kernel_for(const Device& device, int64_t d_qk) {
+#ifdef JAX_FLASH_MLA_SM90
+  if (device.major == 9) {
+    return d_qk == 576 ? Kernel{launch_sparse_prefill_sm90_bf16_576, initialize_sparse_prefill_sm90_bf16_576}
+                       : Kernel{launch_sparse_prefill_sm90_bf16_512, initialize_sparse_prefill_sm90_bf16_512};
+  }
+#endif
+  return {};
+}
+
+// What a call holds.
+struct Call {
+  SparsePrefillParams params;
+  ffi::DataType type;
+  int64_t d_qk, d_v;
+};
+
+// Reads the operands and results of a call. The Python side passes shapes that fit together; another caller might not.
+ffi::ErrorOr<Call> read_call(float scale, bool base2, ffi::AnyBuffer q, ffi::AnyBuffer kv,
+                             ffi::Buffer<ffi::S32, 2> indices, ffi::Buffer<ffi::S32, 1> topk_length,
+                             ffi::Buffer<ffi::F32, 2> attn_sink, ffi::Result<ffi::AnyBuffer> out,
+                             ffi::ResultBuffer<ffi::F32, 2> max_logits, ffi::ResultBuffer<ffi::F32, 2> lse) {
+  const auto refused = [](const auto&... parts) { return ffi::Unexpected(refuse(kOperation, parts...)); };
+  const Sizes q_sizes = q.dimensions(), kv_sizes = kv.dimensions(), out_sizes = out->dimensions();
+  const Sizes index_sizes = indices.dimensions(), sink_sizes = attn_sink.dimensions();
+  const Sizes length_sizes = topk_length.dimensions(), lse_sizes = lse->dimensions(),
+              max_sizes = max_logits->dimensions();
+  if (q_sizes.size() != 3 || kv_sizes.size() != 2 || out_sizes.size() != 3) {
+    return refused("q and out must have three dimensions and kv two, got ", listed(q_sizes), ", ", listed(out_sizes),
+                   " and ", listed(kv_sizes));
+  }
+  if (kv.element_type() != q.element_type() || out->element_type() != q.element_type()) {
+    return refused("kv and out must have q's element type, ", q.element_type(), ", got ", kv.element_type(), " and ",
+                   out->element_type());
+  }
+  const auto operands = [&] {
+    return "q " + listed(q_sizes) + ", kv " + listed(kv_sizes) + ", indices " + listed(index_sizes) + ", topk_length " +
+           listed(length_sizes) + ", attn_sink " + listed(sink_sizes);
+  };
+  const int64_t s_q = q_sizes[0], h_q = q_sizes[1];
+  if (!all_between(0, q_sizes) || !all_between(0, kv_sizes) || !all_between(0, index_sizes) ||
+      !all_between(0, sink_sizes)) {
+    return refused("no dimension may pass 2147483647, got ", operands());
+  }
+  if (!all_between(1, q_sizes.last(2))) {
+    return refused("heads and their dimensions must be at least 1, got ", operands());
+  }
+  const auto fits_rows = [&](Sizes sizes) { return sizes[0] == s_q && sizes[1] == h_q; };
+  const bool fits = kv_sizes[1] == q_sizes[2] && fits_rows(out_sizes) && out_sizes[2] <= q_sizes[2] &&
+                    fits_rows(lse_sizes) && fits_rows(max_sizes) && index_sizes[0] == s_q &&
+                    (length_sizes[0] == 0 || length_sizes[0] == s_q) && sink_sizes[1] == h_q &&
+                    (sink_sizes[0] == 0 || s_q % sink_sizes[0] == 0);
+  if (!fits) {
+    return refused("the shapes do not fit together, got ", operands(), ", out ", listed(out_sizes), ", max_logits ",
+                   listed(max_sizes), ", lse ", listed(lse_sizes));
+  }
+
+  Call call;
+  call.type = q.element_type();
+  call.d_qk = q_sizes[2];
+  call.d_v = out_sizes[2];
+  SparsePrefillParams& params = call.params;
+  params.q = q.untyped_data();
+  params.kv = kv.untyped_data();
+  params.indices = indices.typed_data();
+  params.topk_length = length_sizes[0] == 0 ? nullptr : topk_length.typed_data();
+  params.attn_sink = sink_sizes[0] == 0 ? nullptr : attn_sink.typed_data();
+  params.out = out->untyped_data();
+  params.max_logits = max_logits->typed_data();
+  params.lse = lse->typed_data();
+  params.s_q = int32_t(s_q);
+  params.h_q = int32_t(h_q);
+  params.s_kv = int32_t(kv_sizes[0]);
+  params.topk = int32_t(index_sizes[1]);
+  params.sink_rows = sink_sizes[0] == 0 ? 1 : int32_t(sink_sizes[0]);
+  params.scale = scale;
+  params.base2 = base2;
+  return call;
+}
+
+// The limits of the kernels. They stand in the Python table too, which refuses in time and in better words.
+ffi::Error check_limits(const Call& call) {
+  if (call.type != ffi::BF16) return refuse(kOperation, "q must be BF16, got ", call.type);
+  if ((call.d_qk != 576 && call.d_qk != 512) || call.d_v != kSparsePrefillDimV) {
+    return refuse(kOperation, "keys must have 576 or 512 dimensions and values ", kSparsePrefillDimV, ", got ",
+                  call.d_qk, " and ", call.d_v);
+  }
+  return ffi::Error::Success();
+}
+
+// The handler's body. A call without query tokens launches all the same: there are versions of XLA that refuse to capture
+// a call that does no work.
+const auto run = [](cudaStream_t stream, auto... arguments) -> ffi::Error {
+  const auto call = read_call(arguments...);
+  if (call.has_error()) return call.error();
+  if (auto error = check_limits(*call); error.failure()) return error;
+  const auto device = current_device();
+  if (device.has_error()) return device.error();
+  const Kernel kernel = kernel_for(**device, call->d_qk);
+  if (!kernel.launch) return no_kernel_for(**device, kOperation);
+  return to_error(kernel.launch(call->params, (*device)->num_sms, stream), "launching sparse_prefill");
+};
+
+// Loads the kernels on this device and sets their attributes, which must not happen while a graph is captured.
+ffi::Error initialize() {
+  const auto device = current_device();
+  if (device.has_error()) return device.error();
+  for (const int64_t d_qk : {576, 512}) {
+    const Kernel kernel = kernel_for(**device, d_qk);
+    if (!kernel.initialize) return no_kernel_for(**device, kOperation);
+    if (auto error = to_error(kernel.initialize(), "loading sparse_prefill"); error.failure()) return error;
+  }
+  return ffi::Error::Success();
+}
+
+template <typename Binding>
+auto with_signature(Binding binding) {
+  return std::move(binding)
+      .template Attr<float>("scale")
+      .template Attr<bool>("base2")
+      .template Arg<ffi::AnyBuffer>()             // q
+      .template Arg<ffi::AnyBuffer>()             // kv
+      .template Arg<ffi::Buffer<ffi::S32, 2>>()   // indices
+      .template Arg<ffi::Buffer<ffi::S32, 1>>()   // topk_length
+      .template Arg<ffi::Buffer<ffi::F32, 2>>()   // attn_sink
+      .template Ret<ffi::AnyBuffer>()             // out
+      .template Ret<ffi::Buffer<ffi::F32, 2>>()   // max_logits
+      .template Ret<ffi::Buffer<ffi::F32, 2>>();  // lse
+}
+
+#ifdef JAX_FLASH_MLA_TESTING
+// The same call on the CPU, at any size and element type, in double precision: within no limits but those of memory.
+const auto run_on_host = [](auto... arguments) -> ffi::Error {
+  const auto call = read_call(arguments...);
+  if (call.has_error()) return call.error();
+  return host_sparse_prefill(call->params, call->type, int(call->d_qk), int(call->d_v));
+};
+#endif
+
+}  // namespace
+}  // namespace jax_flash_mla
+
+JAX_FLASH_MLA_DEFINE_HANDLERS(sparse_prefill)

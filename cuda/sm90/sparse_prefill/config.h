@@ -1,0 +1,47 @@
+// Work and shared memory of SM90 sparse prefill: data only.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/sm90/mla/shape.h"
+#include "cuda/sm90/sparse_prefill/params.h"
+
+namespace jax_flash_mla::sparse_prefill_sm90 {
+
+// A tile of heads of one query token.
+struct Item {
+  int32_t query;   // -1: there is no more work
+  int32_t tile;    // of its heads
+  int32_t blocks;  // of keys
+  bool sound;      // its length makes sense
+};
+
+template <typename Element, int DimQK>
+struct Config : mla_sm90::Shape<Element, DimQK> {
+  using Shape = mla_sm90::Shape<Element, DimQK>;
+  static_assert(Shape::kDimV == kSparsePrefillDimV && Shape::kBlockM == kSparsePrefillTileRows);
+
+  // Threads copy keys, and the largest logits are results.
+  static constexpr bool kFencesKeys = true, kFindsLargest = true;
+
+  // Two warps copy the keys of a stage: half of the rows each.
+  static constexpr int kStageWarps = Shape::kLoaderWarps / Shape::kStages;
+  static constexpr int kWarpRows = Shape::kBlockN / kStageWarps;
+  static_assert(kWarpRows == 32);
+
+  struct SharedStorage : Shape::Shared {
+    float2 largest[2][Shape::kWarpgroups][32];    // logits of an item; items take turns
+    uint32_t valid[Shape::kStages][kStageWarps];  // which keys of the block an index names: bits
+    Item items[2];                                // in turn
+  };
+  static_assert(sizeof(SharedStorage) <= 227 * 1024);
+};
+
+// How the work is spread, fixed before the launch.
+struct Grid {
+  float scale_log2;  // of scores, base 2; neither zero nor infinite, so that a masked score stays one
+  int32_t tiles;     // of the heads of a query token
+  int64_t items;     // tiles of all query tokens
+};
+
+}  // namespace jax_flash_mla::sparse_prefill_sm90
