@@ -18,6 +18,7 @@
 #include "emulator/machine/machine.h"
 #include "emulator/machine/tensor_map.h"
 #include "emulator/runtime/device.h"
+#include "emulator/runtime/runtime.h"
 
 namespace nb = nanobind;
 
@@ -82,6 +83,33 @@ void launch(const std::string& ptx, const std::string& kernel, const Triple& gri
   if (const auto report = emulator::run(launch, memory)) throw std::runtime_error(report->text);
 }
 
+// Kernel, line in the PTX, opcode, and where it comes from: "file:line", then the calls that were inlined around it.
+using Listed = std::tuple<std::string, int, std::string, std::vector<std::string>>;
+
+// The instructions of the library's own kernels.
+std::vector<Listed> instructions() {
+  std::vector<Listed> all;
+  for (const emulator::Module* module : emulator::runtime::modules()) {
+    const auto place = [&](int file, int line) {
+      const auto found = module->text->files.find(file);
+      return found == module->text->files.end() ? std::string() : found->second + ":" + std::to_string(line);
+    };
+    for (const auto& function : module->text->functions) {
+      if (!function->is_kernel) continue;
+      for (const emulator::ptx::Instruction& instruction : function->body) {
+        std::vector<std::string> places = {place(instruction.source.file, instruction.source.line)};
+        for (int i = instruction.source.inlined_at; i >= 0;) {
+          const emulator::ptx::InlinedCall& call = function->inlined_calls[size_t(i)];
+          places.push_back(place(call.file, call.line));
+          i = call.inlined_at;
+        }
+        all.emplace_back(function->name, instruction.line, instruction.opcode, std::move(places));
+      }
+    }
+  }
+  return all;
+}
+
 // The 128 bytes of a tensor map, as cuTensorMapEncodeTiled makes them for the emulator.
 nb::bytes encode_tensor_map(uint32_t type, uint32_t rank, uint64_t address, const std::vector<uint64_t>& sizes,
                             const std::vector<uint64_t>& strides, const std::vector<uint32_t>& box,
@@ -105,6 +133,7 @@ NB_MODULE(_C_emulated, m) {
   m.doc() = "CUDA kernels of jax_flash_mla on the CPU, for tests.";
   m.def("targets", &targets);
   m.def("launch", &launch);
+  m.def("instructions", &instructions);
   m.def("encode_tensor_map", &encode_tensor_map);
   m.attr("xla_ffi_version") = nb::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
 }

@@ -39,16 +39,19 @@ void send(Warp& warp, const Instruction& instruction, Mask mask, Change change) 
                                                       " of the cluster, the mbarrier in CTA " +
                                                       std::to_string(barrier >> kRankShift) + ".");
     }
-    warp.cta().issue([&cluster, change, values = std::move(values), target, barrier] {
-      change(cluster, target, values);
-      cluster.complete_transaction(barrier, int64_t(values.size()));
-    });
+    warp.cta().issue(Mask{1} << lane, Completion::kMbarrierOfStore,
+                     [&cluster, change, values = std::move(values), target, barrier] {
+                       cluster.completes_on(barrier);
+                       change(cluster, target, values);
+                       cluster.complete_transaction(barrier, int64_t(values.size()));
+                     });
   });
 }
 
 Step store(Warp& warp, const Instruction& instruction, Mask mask) {
   send(warp, instruction, mask, [](Cluster& cluster, uint64_t target, const std::vector<std::byte>& values) {
-    std::memcpy(cluster.shared(target, values.size(), Access::kWrite), values.data(), values.size());
+    std::byte* const place = cluster.shared(target, values.size(), Access::kWrite, 1, values.data());
+    std::memcpy(place, values.data(), values.size());
   });
   return Step::kNext;
 }

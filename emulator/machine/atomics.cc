@@ -243,8 +243,8 @@ bool is_narrow(Type type) {
 void lower_atomic(Lowering& lower, bool has_result) {
   std::array<int32_t, 6>& modes = lower.out.modes;
   // Memory here is one, and every access is seen by all at once.
-  lower.take_one_of({"relaxed", "acquire", "release", "acq_rel"});
-  lower.take_one_of({"cta", "cluster", "gpu", "sys"});
+  lower.take_order();
+  lower.out.order |= Instruction::kStrong;
   const std::string_view space = lower.take_one_of({"global", "shared", "shared::cta", "shared::cluster"});
   modes[kSpaceMode] = int32_t(space.empty() ? Space::kGeneric : space == "global" ? Space::kGlobal : Space::kShared);
   const std::string_view name =

@@ -31,7 +31,9 @@ Step named_barrier(Warp& warp, const Instruction& instruction, Mask mask) {
   }
   NamedBarrier& barrier = cta.named[number];
   const uint32_t threads = is_aligned ? kLanes : uint32_t(__builtin_popcount(mask));
+  Races* const races = cta.cluster().races();
   if (use == Use::kArrive) {
+    if (races) races->arrive_named(warp, mask, int(number));
     cta.arrive_named(int(number), threads, expected);
     return Step::kNext;
   }
@@ -47,9 +49,11 @@ Step named_barrier(Warp& warp, const Instruction& instruction, Mask mask) {
       barrier.true_votes += uint32_t(__builtin_popcount(votes));
       barrier.votes += uint32_t(__builtin_popcount(mask));
     }
+    if (races) races->arrive_named(warp, mask, int(number));
     cta.arrive_named(int(number), threads, expected);
   }
   if (barrier.generation == wait.generation) return Step::kWait;
+  if (races) races->pass_named(warp, mask, int(number), wait.generation);
   if (use == Use::kReduce) {
     const Operand& result = instruction.operands[2];
     switch (Reduction(instruction.modes[1])) {
@@ -103,7 +107,7 @@ void lower_named_barrier(Lowering& lowering, bool is_aligned) {
 // ---------------------------------------------------------------------------------------------------------------------
 // barrier.cluster
 
-Step arrive_at_cluster(Warp& warp, const Instruction&, Mask mask) {
+Step arrive_at_cluster(Warp& warp, const Instruction& instruction, Mask mask) {
   Cluster& cluster = warp.cta().cluster();
   for_lanes(mask, [&](int lane) {
     if (warp.cluster_arrival(lane) != 0) {
@@ -112,13 +116,16 @@ Step arrive_at_cluster(Warp& warp, const Instruction&, Mask mask) {
     }
     warp.set_cluster_arrival(lane, cluster.cluster_generation + 1);
   });
+  if (Races* races = cluster.races(); races && (instruction.order & Instruction::kRelease)) {
+    races->arrive_at_cluster(warp, mask);
+  }
   cluster.settle_cluster_barrier();
   cluster.note_event();
   return Step::kNext;
 }
 
 Step wait_for_cluster(Warp& warp, const Instruction&, Mask mask) {
-  const Cluster& cluster = warp.cta().cluster();
+  Cluster& cluster = warp.cta().cluster();
   bool passed = true;
   for_lanes(mask, [&](int lane) {
     if (warp.cluster_arrival(lane) == 0) {
@@ -129,17 +136,25 @@ Step wait_for_cluster(Warp& warp, const Instruction&, Mask mask) {
   });
   if (!passed) return warp.wait_for(Wait::Kind::kClusterBarrier);
   for_lanes(mask, [&](int lane) { warp.set_cluster_arrival(lane, 0); });
+  if (Races* races = cluster.races()) races->pass_cluster(warp, mask);
   return Step::kNext;
 }
 
 void lower_cluster_barrier(Lowering& lowering) {
   const bool arrives = lowering.need_one_of({"arrive", "wait"}) == "arrive";
-  lowering.take_one_of({"release", "relaxed", "acquire"});
+  if (lowering.take_one_of({"release", "relaxed", "acquire"}) != "relaxed") lowering.out.order = Instruction::kRelease;
   lowering.out.is_aligned = lowering.take("aligned");
   lowering.out.run = arrives ? arrive_at_cluster : wait_for_cluster;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+// Some of the members may have come to a barrier elsewhere.
+Step meet(Warp& warp, const Instruction& instruction, Mask mask) {
+  const Mask members = warp.get<uint32_t>(instruction.operands[instruction.modes[5] - 1], first_lane(mask));
+  if (Races* races = warp.cta().cluster().races()) races->meet(warp, members & warp.live());
+  return Step::kNext;
+}
 
 void lower_bar(Lowering& lowering) {
   if (!lowering.take("warp")) return lower_named_barrier(lowering, true);
@@ -147,7 +162,7 @@ void lower_bar(Lowering& lowering) {
   lowering.out.is_aligned = true;
   lowering.out.meets_anywhere = true;
   lowering.out.modes[5] = 1 + lowering.source(0, 32);
-  lowering.out.run = next;
+  lowering.out.run = meet;
 }
 
 void lower_barrier(Lowering& lowering) {
@@ -155,28 +170,52 @@ void lower_barrier(Lowering& lowering) {
   lower_named_barrier(lowering, false);
 }
 
-// Memory here has one order that all see; what fences are for is not modelled.
-void lower_fence(Lowering& lowering) {
-  if (lowering.take("proxy")) {
-    lowering.need_one_of({"alias", "async", "async::generic", "tensormap::generic", "async.global"});
-    lowering.take_one_of({"global", "shared::cta", "shared::cluster", "shared"});
-    lowering.take_one_of({"acquire", "release"});
-    lowering.take("sync_restrict::shared::cta");
-    lowering.take("sync_restrict::shared::cluster");
-  } else {
-    lowering.take_one_of({"sc", "acq_rel", "acquire", "release", "mbarrier_init"});
-    lowering.take("release");
-    lowering.take("sync_restrict::shared::cta");
-    lowering.take("sync_restrict::shared::cluster");
+// Memory here has one order that all see: what fences are for matters only to those who look for races.
+enum class Fence : int32_t { kMemory, kProxy, kBarrierInit };
+
+Step fence(Warp& warp, const Instruction& instruction, Mask mask) {
+  Races* const races = warp.cta().cluster().races();
+  if (!races) return Step::kNext;
+  switch (Fence(instruction.modes[0])) {
+    case Fence::kMemory:
+      races->fence(warp, mask);
+      break;
+    case Fence::kProxy:
+      races->fence_proxy(warp, mask);
+      break;
+    case Fence::kBarrierInit:
+      races->fence_barrier_init(warp, mask);
+      break;
   }
+  return Step::kNext;
+}
+
+void lower_fence(Lowering& lowering) {
+  Fence kind = Fence::kMemory;
+  bool matters = true;
+  if (lowering.take("proxy")) {
+    const auto proxy = lowering.need_one_of({"alias", "async", "async::generic", "tensormap::generic", "async.global"});
+    const auto space = lowering.take_one_of({"global", "shared::cta", "shared::cluster", "shared"});
+    lowering.take_one_of({"acquire", "release"});
+    kind = Fence::kProxy;
+    matters = (proxy == "async" || proxy == "async::generic") && space != "global";
+  } else {
+    const auto order = lowering.take_one_of({"sc", "acq_rel", "acquire", "release", "mbarrier_init"});
+    lowering.take("release");
+    if (order == "mbarrier_init") kind = Fence::kBarrierInit;
+  }
+  lowering.take("sync_restrict::shared::cta");
+  lowering.take("sync_restrict::shared::cluster");
   lowering.take_one_of({"cta", "cluster", "gpu", "sys"});
-  lowering.out.run = next;
+  lowering.out.modes[0] = int32_t(kind);
+  lowering.out.run = matters ? fence : next;
 }
 
 void lower_membar(Lowering& lowering) {
-  lowering.need_one_of({"cta", "gl", "sys", "proxy"});
-  lowering.take_one_of({"alias", "async"});
-  lowering.out.run = next;
+  const bool is_proxy = lowering.need_one_of({"cta", "gl", "sys", "proxy"}) == "proxy";
+  const auto proxy = lowering.take_one_of({"alias", "async"});
+  lowering.out.modes[0] = int32_t(is_proxy ? Fence::kProxy : Fence::kMemory);
+  lowering.out.run = is_proxy && proxy != "async" ? next : fence;
 }
 
 }  // namespace

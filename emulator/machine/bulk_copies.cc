@@ -181,13 +181,16 @@ Step copy_into_shared(Warp& warp, const Instruction& instruction, Mask mask) {
     if (instruction.modes[1]) delivery.ctas = warp.get<uint16_t>(instruction.operands[4], lane);
     if (instruction.modes[2]) need_own(cta, delivery.destination);
     if (!is_global) need_own(cta, uint32_t(what.source));
-    cta.issue([&cta, what, delivery, is_global] {
+    cta.issue(Mask{1} << lane, Completion::kMbarrier, [&cta, what, delivery, is_global] {
       Allocation* last = nullptr;
       if (what.bytes) {
+        // A source in shared memory has one destination.
+        if (!is_global) cta.cluster().completes_on(delivery.barrier);
         const std::byte* const source =
             is_global ? global_bytes(cta, what.source, what.bytes, Access::kRead, &last)
                       : cta.cluster().shared(uint32_t(what.source), what.bytes, Access::kRead, 16);
-        delivery.for_each([&](uint32_t destination, uint32_t) {
+        delivery.for_each([&](uint32_t destination, uint32_t barrier) {
+          cta.cluster().completes_on(barrier);
           std::memmove(cta.cluster().shared(destination, what.bytes, Access::kWrite, 16), source, what.bytes);
         });
       }
@@ -203,7 +206,7 @@ Step copy_into_global(Warp& warp, const Instruction& instruction, Mask mask) {
   for_lanes(mask, [&](int lane) {
     const Extent what = extent(warp, instruction, lane);
     need_own(cta, uint32_t(what.source));
-    cta.issue([&cta, what] {
+    cta.issue(Mask{1} << lane, Completion::kBulkGroup, [&cta, what] {
       if (what.bytes == 0) return;
       Allocation* last = nullptr;
       const std::byte* const source = cta.cluster().shared(uint32_t(what.source), what.bytes, Access::kRead, 16);
@@ -225,8 +228,10 @@ Step reduce_into(Warp& warp, const Instruction& instruction, Mask mask) {
     need_own(cta, uint32_t(what.source));
     const uint32_t barrier = global ? 0 : uint32_t(warp.address(instruction.operands[3], lane));
     if (!global) need_alignment(barrier, 8, "mbarrier");
-    cta.issue([&cta, what, barrier, reduction, type, global] {
+    const Completion completion = global ? Completion::kBulkGroup : Completion::kMbarrier;
+    cta.issue(Mask{1} << lane, completion, [&cta, what, barrier, reduction, type, global] {
       if (what.bytes) {
+        if (!global) cta.cluster().completes_on(barrier);
         Allocation* last = nullptr;
         const std::byte* const source = cta.cluster().shared(uint32_t(what.source), what.bytes, Access::kRead, 16);
         std::byte* const destination =
@@ -249,17 +254,10 @@ void lower_extent(Lowering& l) {
 }  // namespace
 
 void lower_bulk_copy(Lowering& l) {
-  if (l.take("commit_group")) {
-    need_operands(l, 0);
-    l.out.run = do_nothing;
-    return;
-  }
+  if (l.take("commit_group")) return lower_commit(l, Counted::kBulkCopies);
   if (l.take("wait_group")) {
-    l.take("read");
-    need_operands(l, 1);
-    if (!l.constant(0)) l.unknown("its operand is no constant");
-    l.out.run = wait_for_copies;
-    return;
+    l.take("read");  // what it does not wait for is in global memory
+    return lower_wait(l, Counted::kBulkCopies);
   }
   // The direction is the order of the two spaces.
   const std::string_view destination = l.take_next(), source = l.take_next();

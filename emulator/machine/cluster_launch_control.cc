@@ -41,7 +41,7 @@ Step try_cancel(Warp& warp, const Instruction& instruction, Mask mask) {
     need_alignment(delivery.destination, kBytes, "response");
     need_alignment(delivery.barrier, 8, "mbarrier");
     if (is_multicast) delivery.ctas = uint16_t((1u << cta.cluster().ctas().size()) - 1);
-    cta.issue([&cta, delivery] {
+    cta.issue(Mask{1} << lane, Completion::kMbarrier, [&cta, delivery] {
       const Response response = request(cta);
       delivery.for_each([&](uint32_t destination, uint32_t barrier) {
         std::memcpy(cta.cluster().shared(destination, kBytes, Access::kWrite), &response, kBytes);

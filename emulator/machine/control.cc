@@ -262,9 +262,14 @@ void lower_nanosleep(Lowering& lowering) {
 }
 
 // A grid that depends on another begins when that one has ended, so there is nothing to wait for.
+Step wait_for_primary(Warp& warp, const Instruction&, Mask mask) {
+  if (Races* races = warp.cta().cluster().races()) races->wait_for_primary(warp, mask);
+  return Step::kNext;
+}
+
 void lower_griddepcontrol(Lowering& lowering) {
-  lowering.need_one_of({"launch_dependents", "wait"});
-  lowering.out.run = next;
+  const bool waits = lowering.need_one_of({"launch_dependents", "wait"}) == "wait";
+  lowering.out.run = waits ? wait_for_primary : next;
 }
 
 // The registers that a thread has at the launch: as many as fit, in steps of 8.
@@ -279,6 +284,7 @@ Step set_registers(Warp& warp, const Instruction& instruction, Mask) {
   const bool increases = instruction.modes[0];
   const int count = instruction.modes[1];
   Cta& cta = warp.cta();
+  Races* const races = cta.cluster().races();
   int& own = warp.registers_per_thread;
   if (own == 0) own = registers_at_launch(cta.grid().launch);
   const int64_t more = int64_t(count - own) * kLanes;
@@ -288,6 +294,7 @@ Step set_registers(Warp& warp, const Instruction& instruction, Mask) {
                                                     ".");
   }
   if (more > cta.register_pool) return warp.wait_for(Wait::Kind::kRegisters, uint32_t(more));
+  if (races) races->set_registers(warp, count);
   cta.register_pool -= more;
   own = count;
   cta.cluster().note_event();

@@ -15,9 +15,35 @@ void need_operands(Lowering& l, size_t count) {
 
 Step do_nothing(Warp&, const Instruction&, Mask) { return Step::kNext; }
 
-Step wait_for_copies(Warp& warp, const Instruction&, Mask) {
-  warp.cta().finish_copies();
+Step commit_copies(Warp& warp, const Instruction& instruction, Mask mask) {
+  if (Races* races = warp.cta().cluster().races()) races->commit(warp, mask, Counted(instruction.modes[0]));
   return Step::kNext;
+}
+
+Step wait_for_copies(Warp& warp, const Instruction& instruction, Mask mask) {
+  warp.cta().finish_copies();
+  if (Races* races = warp.cta().cluster().races()) {
+    const auto kind = Counted(instruction.modes[0]);
+    const int32_t pending = instruction.modes[1];
+    if (pending == kNoGroups) races->commit(warp, mask, kind);
+    races->wait(warp, mask, kind, pending == kNoGroups ? 0 : uint32_t(pending));
+  }
+  return Step::kNext;
+}
+
+void lower_commit(Lowering& l, Counted kind) {
+  need_operands(l, 0);
+  l.out.modes[0] = int32_t(kind);
+  l.out.run = commit_copies;
+}
+
+void lower_wait(Lowering& l, Counted kind) {
+  need_operands(l, 1);
+  const auto pending = l.constant(0);
+  if (!pending) l.unknown("its operand is no constant");
+  l.out.modes[0] = int32_t(kind);
+  l.out.modes[1] = int32_t(*pending);
+  l.out.run = wait_for_copies;
 }
 
 void need_alignment(uint64_t address, uint64_t alignment, const char* what) {
@@ -36,6 +62,8 @@ void need_own(const Cta& cta, uint32_t address) {
 }
 
 std::byte* global_bytes(Cta& cta, uint64_t address, size_t bytes, Access access, Allocation** last) {
+  Cluster& cluster = cta.cluster();
+  if (cluster.races()) cluster.races()->touch_global_in_copy(*cluster.running, address, bytes, access, last);
   cta.grid().memory.check(address, bytes, access, last);
   return reinterpret_cast<std::byte*>(address);
 }
@@ -51,6 +79,7 @@ enum Rest : int32_t { kNoRest, kSourceBytes, kIgnoreSource };
 Step copy(Warp& warp, const Instruction& instruction, Mask mask) {
   const auto bytes = uint32_t(instruction.modes[0]);
   struct Part {
+    int lane;
     uint32_t destination;
     uint32_t read;
     uint64_t source;
@@ -60,6 +89,7 @@ Step copy(Warp& warp, const Instruction& instruction, Mask mask) {
   const Mask ignored = instruction.modes[1] == kIgnoreSource ? warp.predicate(instruction.operands[2]) : 0;
   for_lanes(mask, [&](int lane) {
     Part part;
+    part.lane = lane;
     part.destination = uint32_t(warp.address(instruction.operands[0], lane));
     part.source = warp.address(instruction.operands[1], lane);
     part.read = ignored >> lane & 1 ? 0 : bytes;
@@ -77,9 +107,10 @@ Step copy(Warp& warp, const Instruction& instruction, Mask mask) {
     parts.push_back(part);
   });
   Cta& cta = warp.cta();
-  cta.issue([&cta, bytes, parts = std::move(parts)] {
+  cta.issue(mask, Completion::kGroup, [&cta, bytes, parts = std::move(parts)] {
     Allocation* last = nullptr;
     for (const Part& part : parts) {
+      if (Races* races = cta.cluster().races()) races->act_as_copy(part.lane);
       std::byte* const destination = cta.cluster().shared(part.destination, bytes, Access::kWrite, bytes);
       // What is not read need not exist.
       if (part.read) {
@@ -125,7 +156,8 @@ void lower_copy(Lowering& l) {
 // Operand: address of the barrier; modes[0]: .noinc.
 Step arrive(Warp& warp, const Instruction& instruction, Mask mask) {
   Cta& cta = warp.cta();
-  std::vector<uint32_t> offsets;
+  Races* const races = cta.cluster().races();
+  std::vector<std::pair<int, uint32_t>> arrivals;  // lane, offset
   for_lanes(mask, [&](int lane) {
     const auto address = uint32_t(warp.address(instruction.operands[0], lane));
     need_own(cta, address);
@@ -133,17 +165,22 @@ Step arrive(Warp& warp, const Instruction& instruction, Mask mask) {
     const uint32_t offset = cta.cluster().locate(address, 8).offset;
     // The arrival to come is one more than those that the barrier knows of: its phase waits for the copies.
     if (!instruction.modes[0]) cta.arrive(offset, -1);
-    offsets.push_back(offset);
+    if (races) races->use_barrier(Mask{1} << lane, cta, offset, Access::kAtomic);
+    arrivals.emplace_back(lane, offset);
   });
   // Copies are done in the order in which they were issued, hence those of these threads are before.
-  cta.issue([&cta, offsets = std::move(offsets)] {
-    for (const uint32_t offset : offsets) cta.arrive(offset, 1);
+  cta.issue(mask, Completion::kGroup, [&cta, races, arrivals = std::move(arrivals)] {
+    for (const auto& [lane, offset] : arrivals) {
+      if (races) races->arrive_after_copies(cta, offset, lane);
+      cta.arrive(offset, 1);
+    }
   });
   return Step::kNext;
 }
 
 void lower_arrive(Lowering& l) {
   if (!l.take("arrive")) l.unknown("it is no .arrive");
+  l.out.order = Instruction::kStrong;
   l.out.modes[0] = l.take("noinc");
   l.take_one_of({"shared", "shared::cta"});
   if (!l.take("b64")) l.unknown("it is not .b64");
@@ -171,15 +208,13 @@ void lower_cp(Lowering& l) {
   } else if (reduces) {
     l.unknown("it is not .bulk");
   } else if (l.take("commit_group")) {
-    need_operands(l, 0);
-    l.out.run = do_nothing;
+    lower_commit(l, Counted::kCopies);
   } else if (l.take("wait_all")) {
     need_operands(l, 0);
+    l.out.modes = {int32_t(Counted::kCopies), kNoGroups};
     l.out.run = wait_for_copies;
   } else if (l.take("wait_group")) {
-    need_operands(l, 1);
-    if (!l.constant(0)) l.unknown("its operand is no constant");
-    l.out.run = wait_for_copies;
+    lower_wait(l, Counted::kCopies);
   } else if (l.take("mbarrier")) {
     lower_arrive(l);
   } else {

@@ -25,8 +25,14 @@ void need_operands(Lowering& l, size_t count);
 
 // --- Handlers
 Step do_nothing(Warp& warp, const Instruction& instruction, Mask mask);
-// Waits that are for some copies wait for all: nobody can tell, for those others might have been as fast.
+// Of what threads count; modes[0]: Counted. Waits that are for some copies wait for all: nobody can tell, for those others
+// might have been as fast. Only who looks for races knows which were waited for; modes[1]: how many groups may be pending,
+// kNoGroups: copies of no group are waited for, too.
+inline constexpr int32_t kNoGroups = -1;
+Step commit_copies(Warp& warp, const Instruction& instruction, Mask mask);
 Step wait_for_copies(Warp& warp, const Instruction& instruction, Mask mask);
+void lower_commit(Lowering& l, Counted kind);
+void lower_wait(Lowering& l, Counted kind);
 
 // --- Memory
 // Throws a Fault; `what` names what is at the address.

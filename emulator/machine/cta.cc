@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "emulator/machine/machine.h"
 
@@ -102,6 +103,7 @@ void Cta::complete(uint32_t offset, int64_t bytes) { expect(offset, -bytes); }
 void Cta::settle(uint32_t offset, Mbarrier& barrier) {
   if (barrier.pending == 0 && barrier.transactions == 0) {
     ++barrier.phase;
+    if (Races* races = cluster_.races()) races->phase_over(*this, offset);
     barrier.pending = int32_t(barrier.expected);
     cluster_.note_milestone();
   }
@@ -131,6 +133,7 @@ void Cta::arrive_named(int number, uint32_t threads, uint32_t expected) {
     barrier.last_true_votes = barrier.true_votes;
     barrier.last_votes = barrier.votes;
     barrier.true_votes = barrier.votes = 0;
+    if (Races* races = cluster_.races()) races->named_over(*this, number, barrier.generation);
     ++barrier.generation;
     cluster_.note_milestone();
   }
@@ -151,9 +154,24 @@ void Cta::warp_exited() {
   if (live_warps() == 0) tensor_memory.check_empty();
 }
 
-void Cta::issue(std::function<void()> copy) {
+void Cta::check_end() {
+  Races* const races = cluster_.races();
+  if (!races || live_warps() > 0 || std::exchange(has_ended_, true)) return;
+  const Event* const left = races->left_under_way(*this);
+  if (!left) return;
+  cluster_.running = left->warp;
+  left->warp->impersonate(left->instruction, left->lanes, [] {
+    throw Fault(FaultCode::kRace,
+                "The thread block ends while a copy from or to its shared memory may still be under "
+                "way: nobody has waited for it.");
+  });
+}
+
+void Cta::issue(Mask lanes, Completion completion, std::function<void()> copy) {
   Warp& warp = *cluster_.running;
-  copies_.push_back({std::move(copy), &warp, warp.instruction(), warp.executing()});
+  Races* const races = cluster_.races();
+  copies_.push_back(
+      {std::move(copy), &warp, warp.instruction(), lanes, races ? races->issue(warp, lanes, completion) : nullptr});
 }
 
 bool Cta::finish_copies() {
@@ -164,7 +182,9 @@ bool Cta::finish_copies() {
     copies_.pop_front();
     // A fault belongs to who issued the copy.
     cluster_.running = copy.warp;
+    if (copy.issued) cluster_.races()->begin_copy(*copy.issued);
     copy.warp->impersonate(copy.instruction, copy.lanes, copy.run);
+    if (copy.issued) cluster_.races()->end_copy();
   }
   cluster_.running = running;
   cluster_.note_event();
@@ -180,6 +200,9 @@ Cluster::Cluster(Grid& grid, Dim3 index) : grid_(grid), index_(index) {
     const Dim3 within = {rank % size.x, rank / size.x % size.y, rank / size.x / size.y};
     const Dim3 cta = {index.x * size.x + within.x, index.y * size.y + within.y, index.z * size.z + within.z};
     ctas_.push_back(std::make_unique<Cta>(*this, rank, cta));
+  }
+  if (grid.checks_races) {
+    races_ = std::make_unique<Races>(grid, index, ctas_.size(), ctas_[0]->warps().size(), ctas_[0]->shared_bytes());
   }
 }
 
@@ -206,7 +229,7 @@ Cluster::SharedPlace Cluster::locate(uint64_t address, size_t bytes) {
   return {&cta, uint32_t(offset)};
 }
 
-std::byte* Cluster::shared(uint64_t address, size_t bytes, Access access, size_t alignment) {
+std::byte* Cluster::shared(uint64_t address, size_t bytes, Access access, size_t alignment, const void* value) {
   if (address % alignment != 0) {
     throw Fault(FaultCode::kMisalignedAddress,
                 "Shared address " + std::to_string(address) + " is no multiple of " + std::to_string(alignment) + ".");
@@ -221,7 +244,17 @@ std::byte* Cluster::shared(uint64_t address, size_t bytes, Access access, size_t
     }
   }
   if (access != Access::kRead) std::memset(written, 1, bytes);
+  if (races_) {
+    const bool changes = !value || std::memcmp(cta->shared(offset), value, bytes) != 0;
+    races_->touch(*cta, offset, bytes, access, changes);
+  }
   return cta->shared(offset);
+}
+
+void Cluster::completes_on(uint64_t barrier_address) {
+  if (!races_) return;
+  const auto [cta, offset] = locate(barrier_address, 8);
+  races_->completes_on(*cta, offset);
 }
 
 void Cluster::complete_transaction(uint64_t barrier_address, int64_t bytes) {
@@ -246,6 +279,7 @@ void Cluster::settle_cluster_barrier() {
   }
   if (!any) return;
   ++cluster_generation;
+  if (races_) races_->cluster_over();
   note_milestone();
 }
 
@@ -263,6 +297,7 @@ Cluster::State Cluster::run_turn() {
     }
     moved |= cta->finish_copies();
   }
+  for (const auto& cta : ctas_) cta->check_end();
   running = nullptr;
   if (!alive) return State::kDone;
   return moved || events() != before ? State::kMoved : State::kStuck;

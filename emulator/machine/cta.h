@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "emulator/machine/races.h"
 #include "emulator/machine/tensor_memory.h"
 #include "emulator/machine/warp.h"
 
@@ -27,6 +28,7 @@ struct Mbarrier {
   int32_t pending = 0;    // arrivals still to come
   int64_t transactions = 0;
   uint32_t phase = 0;  // how many phases are over
+  bool operator==(const Mbarrier& other) const = default;
 };
 
 struct NamedBarrier {
@@ -70,9 +72,12 @@ class Cta {
   uint32_t live_warps() const;
   // Called when a warp's last lane has exited.
   void warp_exited();
+  // Called when all warps have; what is under way has been done. A Fault where nobody has waited for it.
+  void check_end();
 
-  // --- Asynchronous copies: what was issued is done when the issuer's CTA next waits, and not before.
-  void issue(std::function<void()> copy);
+  // --- Asynchronous copies: what was issued is done when the issuer's CTA next waits, and not before. `lanes`: of the
+  // warp that runs, those that issue it.
+  void issue(Mask lanes, Completion completion, std::function<void()> copy);
   bool finish_copies();  // false if there were none
 
   int64_t register_pool = 0;  // registers that setmaxnreg.dec gave back, of a multiprocessor's
@@ -94,8 +99,10 @@ class Cta {
     Warp* warp;
     const Instruction* instruction;
     Mask lanes;
+    std::shared_ptr<const IssuedCopy> issued;  // where somebody looks for races
   };
   std::deque<Copy> copies_;
+  bool has_ended_ = false;
 };
 
 class Cluster {
@@ -114,15 +121,20 @@ class Cluster {
     uint32_t offset;
   };
   SharedPlace locate(uint64_t address, size_t bytes);
-  // The bytes themselves, checked against `access` and marked as written.
-  std::byte* shared(uint64_t address, size_t bytes, Access access, size_t alignment = 1);
-  // Bytes that an asynchronous copy has brought, told to the barrier at an address.
+  // The bytes themselves, checked against `access` and marked as written. `value`: what is going to be written there, where
+  // it is known to be that alone.
+  std::byte* shared(uint64_t address, size_t bytes, Access access, size_t alignment = 1, const void* value = nullptr);
+  // An asynchronous copy completes on the barrier at an address, where it is told of the bytes that the copy has brought.
+  void completes_on(uint64_t barrier_address);
   void complete_transaction(uint64_t barrier_address, int64_t bytes);
 
   // --- The cluster's barrier
   uint64_t cluster_generation = 0;                   // how often it was passed
   void settle_cluster_barrier();                     // passes it if all threads that live have arrived
   bool has_come_to_barrier(const Warp& warp) const;  // all its lanes that live
+
+  // Null where nobody looks for races.
+  Races* races() { return races_.get(); }
 
   // --- Scheduling
   // How far it has come. Everything that another warp may wait for is an event. Milestones are those events that no
@@ -147,6 +159,7 @@ class Cluster {
   Grid& grid_;
   Dim3 index_;
   std::vector<std::unique_ptr<Cta>> ctas_;
+  std::unique_ptr<Races> races_;
   Progress progress_;
 };
 

@@ -12,6 +12,7 @@ enum class FaultCode {
   kMisalignedAddress,
   kIllegalInstruction,
   kUninitialized,  // hardware would carry on with whatever was there
+  kRace,           // likewise, and mostly rightly
   kDeadlock,       // hardware would hang
   kAssert,
   kTrap,
@@ -21,6 +22,7 @@ enum class FaultCode {
 // Thrown by an instruction. `message` is one sentence without a place; the machine adds kernel, line, CTA and warp.
 struct Fault : std::runtime_error {
   FaultCode code;
+  std::string other;  // lines about another access that has to do with it, below the place
   Fault(FaultCode code, const std::string& message) : std::runtime_error(message), code(code) {}
 };
 

@@ -68,6 +68,7 @@ class Lowering {
   Type need_type();                 // the first untaken modifier that names a type
   std::optional<Type> take_type();  // the same; none left: nothing
   std::string_view take_next();     // the first untaken modifier, "" if none is left
+  void take_order();                // the semantics of an access: what they mean goes to out.order; and the scope
   [[noreturn]] void unknown(const std::string& why) const;
   // Unknown unless the PTX is for this architecture (90, 100) or a newer one.
   void need_architecture(int least) const;

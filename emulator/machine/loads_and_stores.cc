@@ -27,11 +27,11 @@ Space take_space(Lowering& lowering) {
   return Space::kGeneric;
 }
 
-// Hints about caches, orders and scopes: memory here is one, and every access is seen by all at once.
+// Hints about caches, orders and scopes: memory here is one, and every access is seen by all at once. Orders matter to
+// those who look for races.
 void take_hints(Lowering& lowering, bool& has_policy) {
   lowering.take("mmio");
-  lowering.take_one_of({"weak", "relaxed", "acquire", "release", "volatile"});
-  lowering.take_one_of({"cta", "cluster", "gpu", "sys"});
+  lowering.take_order();
   lowering.take("nc");
   lowering.take("unified");
   lowering.take_one_of({"ca", "cg", "cs", "lu", "cv", "wb", "wt"});

@@ -128,6 +128,15 @@ std::string_view Lowering::take_next() {
   return {};
 }
 
+void Lowering::take_order() {
+  const std::string_view order = take_one_of({"weak", "relaxed", "volatile", "acquire", "release", "acq_rel"});
+  take_one_of({"cta", "cluster", "gpu", "sys"});
+  out.order = Instruction::kStrong;
+  if (order.empty() || order == "weak") out.order = Instruction::kWeak;
+  if (order == "acquire" || order == "acq_rel") out.order |= Instruction::kAcquire;
+  if (order == "release" || order == "acq_rel") out.order |= Instruction::kRelease;
+}
+
 void Lowering::unknown(const std::string& why) const { throw UnknownForm(why); }
 
 void Lowering::need_architecture(int least) const {
@@ -152,6 +161,7 @@ void Lowering::finish() {
   }
   function_.operand_lists.push_back(std::move(operands_));
   out.operands = function_.operand_lists.back().data();
+  out.operand_count = int16_t(function_.operand_lists.back().size());
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -253,7 +263,9 @@ int Lowering::source_any(int i) { return append(lower(operand(i), 64)); }
 int Lowering::destination(const ptx::Operand& operand, int bits) {
   if (operand.kind == ptx::Operand::Kind::kSink) return append({});
   if (operand.kind != ptx::Operand::Kind::kRegister) unknown("its destination is no register");
-  return source(operand, bits);
+  const int place = source(operand, bits);
+  operands_.back().is_target = true;
+  return place;
 }
 
 int Lowering::destination(int i, int bits) { return destination(operand(i), bits); }
@@ -263,7 +275,9 @@ int Lowering::destination_any(int i) {
   if (kind != ptx::Operand::Kind::kRegister && kind != ptx::Operand::Kind::kSink) {
     unknown("its destination is no register");
   }
-  return append(lower(operand(i), 64));
+  const int place = append(lower(operand(i), 64));
+  operands_.back().is_target = true;
+  return place;
 }
 
 int Lowering::predicate(int i) {

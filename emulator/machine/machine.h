@@ -11,6 +11,7 @@
 #include "emulator/machine/cta.h"
 #include "emulator/machine/debugger.h"
 #include "emulator/machine/fault.h"
+#include "emulator/machine/global_races.h"
 #include "emulator/machine/memory.h"
 #include "emulator/machine/program.h"
 
@@ -21,6 +22,7 @@ struct Launch {
   Dim3 grid, block, cluster;
   bool has_cluster = false;  // the launch or the kernel names the cluster's size
   bool cooperative = false;
+  bool is_programmatic = false;  // it may begin before the one before it has ended
   uint32_t dynamic_shared = 0;
   std::vector<std::byte> parameters;  // laid out as the kernel's
   int num_sms = 132;
@@ -39,6 +41,9 @@ struct Grid {
   std::byte* parameters;         // where kernels see them
   uint64_t workspace = 0;        // of a cooperative launch: the address that %envreg1 and %envreg2 tell
   Debugger* debugger = nullptr;  // null where nobody looks
+  bool checks_races = true;
+  uint8_t primary = 0;                  // Memory's number of the launch that may still be under way; 0: none is
+  GlobalRaces* global_races = nullptr;  // of several clusters
   // Takes a cluster that has not begun out of the launch, for the one that asks; nothing where there is none.
   std::function<std::optional<Dim3>()> cancel_cluster;
 };

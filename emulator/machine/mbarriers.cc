@@ -27,9 +27,28 @@ Cluster::SharedPlace place_of(Warp& warp, const Operand& operand, int lane) {
 
 void take_space(Lowering& lowering) { lowering.take_one_of({"shared", "shared::cta", "shared::cluster"}); }
 
-void take_order(Lowering& lowering) {
-  lowering.take_one_of({"release", "acquire", "relaxed"});
+// `usual`: what goes without saying. Accesses of a barrier are no races with each other.
+void take_order(Lowering& lowering, Instruction::Order usual = Instruction::kStrong) {
+  const bool is_relaxed = lowering.take_one_of({"release", "acquire", "relaxed"}) == "relaxed";
   lowering.take_one_of({"cta", "cluster"});
+  lowering.out.order = int8_t(Instruction::kStrong | (is_relaxed ? 0 : usual));
+}
+
+// Calls f(races, cta, offset, lanes) for each barrier of these lanes, if anybody looks for races.
+template <typename F>
+void for_barriers(Warp& warp, const Operand& operand, Mask mask, F&& f) {
+  Races* const races = warp.cta().cluster().races();
+  if (!races) return;
+  for (Mask left = mask; left;) {
+    const auto [cta, offset] = place_of(warp, operand, first_lane(left));
+    Mask same = 0;
+    for_lanes(left, [&](int lane) {
+      const auto other = place_of(warp, operand, lane);
+      if (other.cta == cta && other.offset == offset) same |= Mask{1} << lane;
+    });
+    f(*races, *cta, offset, same);
+    left &= ~same;
+  }
 }
 
 void need_b64(Lowering& lowering) {
@@ -41,12 +60,21 @@ void need_b64(Lowering& lowering) {
 Step init(Warp& warp, const Instruction& instruction, Mask mask) {
   for_lanes(mask, [&](int lane) {
     const auto [cta, offset] = place_of(warp, instruction.operands[0], lane);
-    cta->init_mbarrier(offset, warp.get<uint32_t>(instruction.operands[1], lane));
+    const auto count = warp.get<uint32_t>(instruction.operands[1], lane);
+    if (Races* races = warp.cta().cluster().races()) {
+      const auto found = cta->mbarriers().find(offset);
+      const bool changes = found == cta->mbarriers().end() || found->second != Mbarrier{count, int32_t(count)};
+      races->init_barrier(warp, lane, *cta, offset, changes);
+    }
+    cta->init_mbarrier(offset, count);
   });
   return Step::kNext;
 }
 
 Step invalidate(Warp& warp, const Instruction& instruction, Mask mask) {
+  for_barriers(warp, instruction.operands[0], mask, [](Races& races, Cta& cta, uint32_t offset, Mask lanes) {
+    races.use_barrier(lanes, cta, offset, Access::kWrite);
+  });
   for_lanes(mask, [&](int lane) {
     const auto [cta, offset] = place_of(warp, instruction.operands[0], lane);
     cta->invalidate_mbarrier(offset);
@@ -58,6 +86,10 @@ Step invalidate(Warp& warp, const Instruction& instruction, Mask mask) {
 // operands: address, result, number of arrivals, bytes.
 Step arrive(Warp& warp, const Instruction& instruction, Mask mask) {
   const bool has_result = instruction.modes[0], expects = instruction.modes[1], drops = instruction.modes[2];
+  for_barriers(warp, instruction.operands[0], mask, [&](Races& races, Cta& cta, uint32_t offset, Mask lanes) {
+    races.use_barrier(lanes, cta, offset, Access::kAtomic);
+    races.arrive(warp, lanes, cta, offset, instruction.order & Instruction::kRelease);
+  });
   for_lanes(mask, [&](int lane) {
     const auto [cta, offset] = place_of(warp, instruction.operands[0], lane);
     Mbarrier& barrier = cta->mbarrier(offset);
@@ -80,7 +112,7 @@ Step arrive(Warp& warp, const Instruction& instruction, Mask mask) {
 void lower_arrive(Lowering& lowering, bool drops) {
   const bool expects = lowering.take("expect_tx");
   const bool no_complete = lowering.take("noComplete");
-  take_order(lowering);
+  take_order(lowering, Instruction::kRelease);
   take_space(lowering);
   need_b64(lowering);
   // [state,] address [, count or bytes]; the state may be a sink.
@@ -107,6 +139,9 @@ void lower_arrive(Lowering& lowering, bool drops) {
 }
 
 Step expect(Warp& warp, const Instruction& instruction, Mask mask) {
+  for_barriers(warp, instruction.operands[0], mask, [](Races& races, Cta& cta, uint32_t offset, Mask lanes) {
+    races.use_barrier(lanes, cta, offset, Access::kAtomic);
+  });
   for_lanes(mask, [&](int lane) {
     const auto [cta, offset] = place_of(warp, instruction.operands[0], lane);
     const int64_t bytes = warp.get<uint32_t>(instruction.operands[1], lane);
@@ -121,7 +156,7 @@ Step expect(Warp& warp, const Instruction& instruction, Mask mask) {
 // modes: whether it may wait, whether the phase is named by its parity. operands: result, address, phase.
 Step test(Warp& warp, const Instruction& instruction, Mask mask) {
   const bool may_wait = instruction.modes[0], by_parity = instruction.modes[1];
-  Mask complete = 0;
+  Mask complete = 0, odd = 0;
   uint32_t waited_at = 0, waited_for = 0;
   for_lanes(mask, [&](int lane) {
     const auto [cta, offset] = place_of(warp, instruction.operands[1], lane);
@@ -140,11 +175,20 @@ Step test(Warp& warp, const Instruction& instruction, Mask mask) {
         throw Fault(FaultCode::kIllegalInstruction, "A thread waits with a state that is more than a phase old.");
       }
     }
+    odd |= Mask{wanted} << lane;
     if (over) {
       complete |= Mask{1} << lane;
     } else {
       waited_at = offset;
       waited_for = wanted;
+    }
+  });
+  for_barriers(warp, instruction.operands[1], mask, [&](Races& races, Cta& cta, uint32_t offset, Mask lanes) {
+    races.use_barrier(lanes, cta, offset, Access::kRead);
+    const bool acquires = instruction.order & Instruction::kAcquire;
+    for (const uint32_t parity : {0, 1}) {
+      const Mask passed = lanes & complete & (parity ? odd : ~odd);
+      if (passed) races.pass(warp, passed, cta, offset, parity, acquires);
     }
   });
   if (complete == 0 && may_wait) {
@@ -159,7 +203,7 @@ Step test(Warp& warp, const Instruction& instruction, Mask mask) {
 
 void lower_test(Lowering& lowering, bool may_wait) {
   const bool by_parity = lowering.take("parity");
-  take_order(lowering);
+  take_order(lowering, Instruction::kAcquire);
   take_space(lowering);
   need_b64(lowering);
   lowering.predicate_destination(0);
@@ -192,6 +236,7 @@ void lower_mbarrier(Lowering& lowering) {
     return;
   }
   lowering.address(0);
+  if (what == "init" || what == "inval") lowering.out.order = Instruction::kWeak;
   if (what == "inval") {
     lowering.out.run = invalidate;
     return;

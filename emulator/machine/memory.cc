@@ -56,7 +56,7 @@ void Memory::mark_written(const void* begin, size_t bytes) {
   const auto address = reinterpret_cast<uint64_t>(begin);
   Allocation* allocation = find(address);
   if (allocation && allocation->written) {
-    std::memset(&allocation->written[address - allocation->begin], 1,
+    std::memset(&allocation->written[address - allocation->begin], kByHost,
                 std::min<uint64_t>(bytes, allocation->end - address));
   }
 }
@@ -65,6 +65,12 @@ Allocation* Memory::find(uint64_t address) const {
   std::shared_lock lock(mutex_);
   const auto it = allocations_.upper_bound(address);
   return it != allocations_.end() && it->second->begin <= address ? it->second.get() : nullptr;
+}
+
+Allocation* Memory::find(uint64_t address, size_t bytes, Allocation** last) const {
+  Allocation* allocation = *last;
+  if (!allocation || address < allocation->begin || address >= allocation->end) allocation = *last = find(address);
+  return allocation && bytes <= allocation->end - address ? allocation : nullptr;
 }
 
 void Memory::check(uint64_t address, size_t bytes, Access access, Allocation** last) const {
@@ -96,7 +102,32 @@ void Memory::check(uint64_t address, size_t bytes, Access access, Allocation** l
                       called(*allocation) + " is read before anything was written there.");
     }
   }
-  if (access != Access::kRead) std::memset(written, 1, bytes);
+  if (access != Access::kRead) std::memset(written, launch_, bytes);
+}
+
+Memory::Numbers Memory::begin_launch() {
+  if (launch_ == UINT8_MAX) {
+    std::unique_lock lock(mutex_);
+    for (const auto& [end, allocation] : allocations_) {
+      if (!allocation->written) continue;
+      for (uint64_t i = 0; i < end - allocation->begin; ++i) {
+        uint8_t& written = allocation->written[i];
+        if (written != 0) written = written == launch_ ? kByHost + 1 : kByHost;
+      }
+    }
+    launch_ = kByHost + 1;
+  }
+  const uint8_t before = launch_++;
+  return {launch_, before};
+}
+
+std::optional<uint64_t> Memory::written_by(uint8_t launch, const Allocation& allocation, uint64_t address,
+                                           size_t bytes) {
+  if (!allocation.written) return std::nullopt;
+  const uint8_t* written = &allocation.written[address - allocation.begin];
+  const void* found = std::memchr(written, launch, bytes);
+  if (!found) return std::nullopt;
+  return address - allocation.begin + uint64_t(static_cast<const uint8_t*>(found) - written);
 }
 
 }  // namespace emulator

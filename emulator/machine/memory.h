@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <shared_mutex>
 #include <string>
 
@@ -16,8 +17,10 @@ enum class Access { kRead, kWrite, kAtomic };
 struct Allocation {
   uint64_t begin = 0, end = 0;
   bool read_only = false;
-  std::string name;                    // for reports
-  std::unique_ptr<uint8_t[]> written;  // a byte for each byte; null where all of it counts as written
+  std::string name;  // for reports
+  // A byte for each byte: 0 where nobody wrote, kByHost, or the number of the launch that did. Null where all of it counts
+  // as written, by the host.
+  std::unique_ptr<uint8_t[]> written;
 };
 
 // Addresses are those of this process. Only what was added may be touched.
@@ -31,10 +34,24 @@ class Memory {
 
   // The allocation around an address, or null. It stays where it is until it is removed.
   Allocation* find(uint64_t address) const;
+  // The one that holds all of these bytes, or null; `last` is tried first, and becomes the one around the address.
+  Allocation* find(uint64_t address, size_t bytes, Allocation** last) const;
+  // A launch begins: what is written from now on is its own. Its number, and that of the launch before; numbers come again
+  // after 254 launches, what they stood for before counting as the host's.
+  struct Numbers {
+    uint8_t own, before;
+  };
+  Numbers begin_launch();
+  // The offset in its allocation of a byte of these that a launch wrote, if it is the latest who did.
+  static std::optional<uint64_t> written_by(uint8_t launch, const Allocation& allocation, uint64_t address,
+                                            size_t bytes);
   // Throws a Fault unless [address, address + bytes) may be accessed so; marks what is written.
   void check(uint64_t address, size_t bytes, Access access, Allocation** last) const;
 
  private:
+  static constexpr uint8_t kByHost = 1;
+
+  uint8_t launch_ = kByHost;
   mutable std::shared_mutex mutex_;
   std::map<uint64_t, std::unique_ptr<Allocation>> allocations_;  // by their end
 };

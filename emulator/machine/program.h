@@ -42,6 +42,7 @@ struct Operand {
   uint32_t offset = 0;                  // else, in the frame's registers
   int16_t bits = 0;          // of the register: 1, 16, 32, 64, 128; 0 for a sink, or an address without a base
   bool negated = false;      // a predicate, to be taken negated
+  bool is_target = false;    // it is written, or a part of it
   int64_t displacement = 0;  // of an address, to be added to the register
 };
 
@@ -50,11 +51,16 @@ struct Instruction {
   Operand guard;  // bits 0: none
   // Operands in the order in which the lowering asked for them, those of vectors one after another.
   const Operand* operands = nullptr;
+  int16_t operand_count = 0;
   int32_t target = -1;                // of a branch
   std::array<int32_t, 6> modes = {};  // what the lowering has to tell the handler
   // All lanes of the warp, or those of its member mask, execute it together; others wait for them here.
   bool is_aligned = false;
   bool meets_anywhere = false;  // lanes may come together at different instructions of this kind
+  // Accesses of memory that are no race with each other: relaxed, volatile, atomic; and what they order.
+  enum Order : int8_t { kWeak = 0, kStrong = 1, kAcquire = 2, kRelease = 4 };
+  int8_t order = kWeak;
+  bool touches_products = false;  // it has registers that wgmma.mma_async has, too
   const ptx::Instruction* text = nullptr;
 };
 

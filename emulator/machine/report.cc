@@ -125,24 +125,42 @@ bool has(const Function& function, const Instruction* instruction) {
 
 }  // namespace
 
+std::string where(Warp& warp, Mask lanes, const Instruction* instruction) {
+  std::ostringstream text;
+  text << "\n  CTA " << triple(warp.cta().index()) << ", warp " << warp.index() << ", lanes " << numbers_in(lanes);
+  if (!instruction || !instruction->text) return text.str();
+  // The kernel's, even of a copy that is done after its warp has exited; or that of a function called.
+  const Function* kernel = warp.cta().grid().launch.kernel;
+  const Function* function = has(*kernel, instruction) ? kernel : nullptr;
+  for (const Fragment& fragment : warp.fragments()) {
+    if (has(function_of(fragment), instruction)) function = &function_of(fragment);
+  }
+  if (function) text << "\n  at " << source_of(*function, *instruction->text);
+  text << ": " << words(*instruction->text);
+  return text.str();
+}
+
+std::string where(const Launch& launch, uint64_t cluster, const Instruction* instruction) {
+  const Dim3 &all = launch.grid, &size = launch.cluster;
+  const uint64_t in_x = all.x / size.x, in_y = all.y / size.y;
+  const Dim3 first = {uint32_t(cluster % in_x) * size.x, uint32_t(cluster / in_x % in_y) * size.y,
+                      uint32_t(cluster / in_x / in_y) * size.z};
+  std::ostringstream text;
+  text << "\n  CTA " << triple(first);
+  if (size.count() > 1) text << ", or another one of its cluster";
+  if (!instruction || !instruction->text) return text.str();
+  if (has(*launch.kernel, instruction)) text << "\n  at " << source_of(*launch.kernel, *instruction->text);
+  text << ": " << words(*instruction->text);
+  return text.str();
+}
+
 Report describe(const Fault& fault, const Cluster& cluster) {
   std::ostringstream text;
   text << fault.what();
   if (Warp* warp = cluster.running) {
-    text << "\n  kernel " << kernel_of(*warp) << "\n  CTA " << triple(warp->cta().index()) << ", warp " << warp->index()
-         << ", lanes " << numbers_in(warp->executing());
-    if (const Instruction* instruction = warp->instruction(); instruction && instruction->text) {
-      // The kernel's, even of a copy that is done after its warp has exited; or that of a function called.
-      const Function* kernel = warp->cta().grid().launch.kernel;
-      const Function* function = has(*kernel, instruction) ? kernel : nullptr;
-      for (const Fragment& fragment : warp->fragments()) {
-        if (has(function_of(fragment), instruction)) function = &function_of(fragment);
-      }
-      if (function) text << "\n  at " << source_of(*function, *instruction->text);
-      text << ": " << words(*instruction->text);
-    }
+    text << "\n  kernel " << kernel_of(*warp) << where(*warp, warp->executing(), warp->instruction());
   }
-  return {fault.code, text.str()};
+  return {fault.code, text.str() + fault.other};
 }
 
 Report describe_deadlock(const std::string& what, const std::deque<std::unique_ptr<Cluster>>& clusters) {

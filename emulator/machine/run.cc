@@ -9,6 +9,7 @@
 
 #include "emulator/machine/environment.h"
 #include "emulator/machine/machine.h"
+#include "emulator/machine/omission.h"
 #include "emulator/machine/report.h"
 
 namespace emulator {
@@ -216,7 +217,11 @@ std::mutex& atomic_lock(uint64_t address) {
   return locks[address / 16 % std::size(locks)];
 }
 
-std::optional<Report> run(const Launch& launch, Memory& memory) {
+std::optional<Report> run(const Launch& whole, Memory& memory) {
+  Launch launch = whole;
+  const std::unique_ptr<Function> without = without_named_instruction(*whole.kernel);
+  if (without) launch.kernel = without.get();
+
   // Parameters are memory that kernels may read by generic addresses: tensor maps lie there.
   constexpr size_t kAlignment = 128;
   std::vector<std::byte> storage(launch.parameters.size() + kAlignment);
@@ -236,11 +241,19 @@ std::optional<Report> run(const Launch& launch, Memory& memory) {
   }
 
   const std::unique_ptr<Debugger> debugger = Debugger::from_environment();
-  Grid grid{launch,         memory, parameters, launch.cooperative ? reinterpret_cast<uint64_t>(workspace) : 0,
-            debugger.get(), nullptr};
+  const Memory::Numbers numbers = memory.begin_launch();
+  // Of tensor memory, and of who writes it, nobody keeps a record.
+  const bool is_sm100 = launch.kernel->module->text->target_parts().architecture >= 100;
+  const bool checks_races = !is_sm100 && environment_number("JAX_FLASH_MLA_EMULATOR_RACES", 1, 0, 1) != 0;
+  const uint64_t place = launch.cooperative ? reinterpret_cast<uint64_t>(workspace) : 0;
+  const uint8_t primary = launch.is_programmatic ? numbers.before : 0;
+  const uint64_t clusters = launch.grid.count() / launch.cluster.count();
+  GlobalRaces global_races;
+  Grid grid{launch,         memory,       parameters, place,
+            debugger.get(), checks_races, primary,    checks_races && clusters > 1 ? &global_races : nullptr,
+            nullptr};
   Schedule schedule(grid);
   grid.cancel_cluster = [&] { return schedule.cancel(); };
-  const uint64_t clusters = launch.grid.count() / launch.cluster.count();
   std::vector<std::thread> threads;
   for (int i = 1; i < worker_count(clusters); ++i) threads.emplace_back([&] { schedule.work(); });
   schedule.work();

@@ -200,7 +200,7 @@ Step commit(Warp& warp, const Instruction& instruction, Mask mask) {
     need_alignment(delivery.barrier, 8, "mbarrier");
     if (is_multicast) delivery.ctas = warp.get<uint16_t>(instruction.operands[1], lane);
     // What was issued before is done before.
-    cta.issue([&cta, delivery] {
+    cta.issue(Mask{1} << lane, Completion::kMbarrier, [&cta, delivery] {
       delivery.for_each([&](uint32_t, uint32_t barrier) {
         const auto [target, offset] = cta.cluster().locate(barrier, 8);
         target->arrive(offset, 1);

@@ -231,7 +231,7 @@ Step multiply_matrices(Warp& warp, const Instruction& instruction, Mask mask) {
     check_places(product);
     product.adds = adds >> lane & 1;
     for (int i = 0; i < form.masks; ++i) product.masks[i] = warp.get<uint32_t>(instruction.operands[5 + i], lane);
-    cta.issue([&cta, product] {
+    cta.issue(Mask{1} << lane, Completion::kMbarrier, [&cta, product] {
       const std::vector<double> b = read_b(cta, product);
       for_group(cta, product.form.group, [&](Cta& one, int index) { multiply(one, index, product, b); });
     });

@@ -93,7 +93,7 @@ Step store_fragment(Warp& warp, const Instruction& instruction, Mask mask) {
     std::copy_n(warp.slots32(instruction.operands[reg]), kLanes, &values[size_t(reg) * kLanes]);
   }
   TensorMemory& memory = warp.cta().tensor_memory;
-  warp.cta().issue([&memory, form, base, values = std::move(values)] {
+  warp.cta().issue(kAllLanes, Completion::kMbarrier, [&memory, form, base, values = std::move(values)] {
     memory.check_columns(base.column, form.width());  // they may have been given back meanwhile
     for (int reg = 0; reg < form.registers; ++reg) {
       for (int lane = 0; lane < kLanes; ++lane) {
@@ -167,7 +167,7 @@ Step copy_from_shared(Warp& warp, const Instruction& instruction, Mask mask) {
     }
     const SharedDescriptor source = SharedDescriptor::of(warp.get<uint64_t>(instruction.operands[1], lane));
     source.need_k_major();
-    cta.issue([&cta, &shape, group, base, source] {
+    cta.issue(Mask{1} << lane, Completion::kMbarrier, [&cta, &shape, group, base, source] {
       for_group(cta, group, [&](Cta& one, int) { fill(one, shape, base, source); });
     });
   });

@@ -148,8 +148,9 @@ Step load_box(Warp& warp, const Instruction& instruction, Mask mask) {
     if (instruction.modes[2]) need_own(cta, box.shared);
     delivery.to_pairs = instruction.modes[kPairs];
     need_barrier_of_group(box.shared, delivery);
-    cta.issue([&cta, box, delivery] {
-      delivery.for_each([&](uint32_t destination, uint32_t) {
+    cta.issue(Mask{1} << lane, Completion::kMbarrier, [&cta, box, delivery] {
+      delivery.for_each([&](uint32_t destination, uint32_t barrier) {
+        cta.cluster().completes_on(barrier);
         box.for_each(destination,
                      [&](const TensorCoordinates& origin, uint32_t address) { load(cta, box.map, origin, address); });
       });
@@ -202,7 +203,7 @@ Step store_box(Warp& warp, const Instruction& instruction, Mask mask) {
     const Box box = box_of(warp, instruction, lane);
     need_own(cta, box.shared);
     need_storable(box);
-    cta.issue([&cta, box] {
+    cta.issue(Mask{1} << lane, Completion::kBulkGroup, [&cta, box] {
       for_inside(cta, box, Access::kWrite, [](std::byte* global, const std::byte* shared, uint32_t bytes) {
         std::memcpy(global, shared, bytes);
       });
@@ -250,7 +251,7 @@ Step reduce_box(Warp& warp, const Instruction& instruction, Mask mask) {
       throw Fault(FaultCode::kIllegalInstruction,
                   "The reduction does not exist for the type of the tensor's elements.");
     }
-    cta.issue([&cta, box, reduction, type] {
+    cta.issue(Mask{1} << lane, Completion::kBulkGroup, [&cta, box, reduction, type] {
       for_inside(cta, box, Access::kAtomic, [&](std::byte* global, const std::byte* shared, uint32_t bytes) {
         reduce(global, shared, bytes, reduction, *type, true);
       });

@@ -219,6 +219,13 @@ std::byte* Warp::resolve(Space space, uint64_t address, size_t bytes, Access acc
   const uint64_t window = address & kWindowMask;
   const bool is_shared = space == Space::kShared || window == kSharedWindow;
   const uint64_t within = address & ~kWindowMask;
+  Races* const races = cta_.cluster().races();
+  if (races && (is_shared || !is_local(space, address))) {
+    races->act_as_lane(lane);
+    if (instruction_ && instruction_->order) {
+      races->synchronise(lane, is_shared ? kSharedWindow | within : address, access);
+    }
+  }
   if (is_shared) return cta_.cluster().shared(within, bytes, access, 1);
   if (is_local(space, address)) {
     if (within > local_capacity_ || bytes > local_capacity_ - within) {
@@ -239,13 +246,17 @@ std::byte* Warp::resolve(Space space, uint64_t address, size_t bytes, Access acc
     if (access != Access::kRead) std::memset(written, 1, bytes);
     return local(lane) + within;
   }
+  if (races) races->touch_global(*this, lane, address, bytes, access, &last_allocation_);
   cta_.grid().memory.check(address, bytes, access, &last_allocation_);
   return reinterpret_cast<std::byte*>(address);
 }
 
 void Warp::write(Space space, uint64_t address, const void* from, size_t bytes, int lane, size_t alignment) {
   std::byte* const place = resolve(space, address, bytes, Access::kWrite, lane, alignment);
-  if (std::memcmp(place, from, bytes) == 0) return;
+  if (std::memcmp(place, from, bytes) == 0) {
+    if (Races* races = cta_.cluster().races()) races->note_same_value(lane);
+    return;
+  }
   std::memcpy(place, from, bytes);
   note_change(space, address);
 }
@@ -498,6 +509,7 @@ Step Warp::execute_watched(Debugger& debugger, const Instruction& instruction, M
 
 int Warp::run(int budget) {
   Debugger* const debugger = cta_.grid().debugger;
+  Races* const races = cta_.cluster().races();
   loop_watch_.begin_turn(changes());
   goes_round_ = false;
   unblock();
@@ -526,9 +538,11 @@ int Warp::run(int budget) {
       executing_ = mask;
       if (instruction.is_aligned && (mask = gather(instruction, mask)) == 0) break;
       executing_ = mask;
+      if (instruction.touches_products && races) races->touch_products(*this, instruction);
       const int jumps = backward_jumps_;
       const Step step =
           debugger ? execute_watched(*debugger, instruction, mask) : instruction.run(*this, instruction, mask);
+      if (races && races->has_acted()) races->finish(*this);
       instruction_ = nullptr;
       if (step == Step::kWait) {
         if (mask != fragments_[current_].lanes) {

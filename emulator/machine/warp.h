@@ -107,6 +107,7 @@ class Warp {
   uint64_t get_any(const Operand& operand, int lane) const {
     return is_wide(operand) ? slots64(operand)[lane] : slots32(operand)[lane];
   }
+  const std::byte* registers() const { return registers_; }
   // Where a destination lies; a sink has a place nobody reads.
   uint32_t* target32(const Operand& operand) { return reinterpret_cast<uint32_t*>(target(operand)); }
   uint64_t* target64(const Operand& operand) { return reinterpret_cast<uint64_t*>(target(operand)); }

@@ -1,8 +1,8 @@
 // Matrix products of warpgroups.
 //
 // Each of the four warps computes its sixteen rows of D as soon as it comes to the instruction: what hardware may do
-// until wgmma.wait_group returns, happens at the earliest possible time. A kernel that forgets a wait is not found out
-// here.
+// until wgmma.wait_group returns, happens at the earliest possible time. A kernel that forgets a wait is found out by
+// Races, which is told of all this.
 //
 // Hardware multiplies for all four warps together: what each of them wrote before is seen by all, and what one has
 // waited for is over for the others. So they wait for each other at wgmma.fence, which stands before the first product,
@@ -127,6 +127,9 @@ Step mma_async(Warp& warp, const Instruction& instruction, Mask mask) {
   const Mask scale = warp.predicate(b_operand[1]);
   if (scale != 0 && scale != kAllLanes) illegal("The lanes of a warp disagree about scale-d.");
   const int k = kBytesOfK / bytes_of(form.a);
+  if (Races* races = warp.cta().cluster().races()) {
+    races->begin_product(warp, int(a_operands - d_operands), form.a_in_registers ? kRegistersOfA : 0);
+  }
 
   PanelA a;
   if (form.a_in_registers) {
@@ -189,17 +192,22 @@ Step fence(Warp& warp, const Instruction&, Mask mask) {
   if (warp.fragment().wait.kind != Wait::Kind::kWarpgroup) {
     ++warp.wgmma_fences;
     warp.cta().cluster().note_event();
+    if (Races* races = warp.cta().cluster().races()) races->fence_products(warp);
   }
   return are_together(warp, &Warp::wgmma_fences) ? Step::kNext : warp.wait_for(Wait::Kind::kWarpgroup);
 }
 
-Step wait_for_products(Warp& warp, const Instruction&, Mask mask) {
+// modes[0]: how many groups may be pending.
+Step wait_for_products(Warp& warp, const Instruction& instruction, Mask mask) {
   require_warpgroup(warp, mask);
-  return are_together(warp, &Warp::wgmma_products) ? Step::kNext : warp.wait_for(Wait::Kind::kWarpgroup);
+  if (!are_together(warp, &Warp::wgmma_products)) return warp.wait_for(Wait::Kind::kWarpgroup);
+  if (Races* races = warp.cta().cluster().races()) races->wait_for_products(warp, uint32_t(instruction.modes[0]));
+  return Step::kNext;
 }
 
-Step nothing_to_do(Warp& warp, const Instruction&, Mask mask) {
+Step commit(Warp& warp, const Instruction&, Mask mask) {
   require_warpgroup(warp, mask);
+  if (Races* races = warp.cta().cluster().races()) races->commit_products(warp);
   return Step::kNext;
 }
 
@@ -296,7 +304,8 @@ void lower_wgmma(Lowering& lowering) {
   if (lowering.count() != (is_wait ? 1 : 0) || (is_wait && lowering.constant(0).value_or(-1) < 0)) {
     lowering.unknown("its operands are other than expected");
   }
-  lowering.out.run = what == "fence" ? fence : is_wait ? wait_for_products : nothing_to_do;
+  if (is_wait) lowering.out.modes[0] = int32_t(*lowering.constant(0));
+  lowering.out.run = what == "fence" ? fence : is_wait ? wait_for_products : commit;
 }
 
 }  // namespace

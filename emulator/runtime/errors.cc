@@ -127,6 +127,7 @@ cudaError_t to_error(FaultCode code) {
       return cudaErrorAssert;
     case FaultCode::kTrap:
     case FaultCode::kUninitialized:
+    case FaultCode::kRace:
     case FaultCode::kUnknownInstruction:
       return cudaErrorLaunchFailure;
   }

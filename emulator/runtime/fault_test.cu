@@ -34,6 +34,15 @@ __global__ void call(int* out, const int* in) { out[threadIdx.x] = called(in, th
 
 __global__ void stop() { __trap(); }
 
+// What may begin before the kernel that wrote `in` has ended. One thread waits for it, for itself and for others that meet
+// it afterwards.
+constexpr int kLineOfEarlyLoad = __LINE__ + 4;
+__global__ void add_one_early(int* out, const int* in, bool waits) {
+  if (waits && threadIdx.x == 0) cudaGridDependencySynchronize();
+  __syncthreads();
+  out[threadIdx.x] = in[threadIdx.x] + 1;
+}
+
 cudaError_t launch(int* out, const int* in) {
   cudaLaunchConfig_t config = {};
   config.gridDim = 1;
@@ -214,6 +223,37 @@ void test_threads() {
 
 }  // namespace
 
+void test_programmatic() {
+  const Buffers buffers;
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = 1;
+  config.blockDim = 32;
+  const auto launch_second = [&](bool is_early, bool waits) {
+    config.attrs = &early;
+    config.numAttrs = is_early ? 1 : 0;
+    return cudaLaunchKernelEx(&config, add_one_early, buffers.in, static_cast<const int*>(buffers.out), waits);
+  };
+  OK(launch(buffers.out, buffers.in));
+  OK(launch_second(false, false));
+  OK(launch(buffers.out, buffers.in));
+  OK(launch_second(true, true));
+  OK(launch(buffers.out, buffers.in));
+  EXPECT(cudaErrorLaunchFailure, launch_second(true, false));
+  CHECK(last_report() && last_report()->code == emulator::FaultCode::kRace);
+  const std::string text = last_report() ? last_report()->text : "";
+  CHECK(text.find("offset 0 of an allocation of 128 bytes was written by the kernel before this one") == 6);
+  CHECK(text.find("fault_test.cu:" + std::to_string(kLineOfEarlyLoad)) != std::string::npos);
+  // What was written before that is there; and numbers of launches come again.
+  const Buffers others;
+  for (int i = 0; i < 300; ++i) {
+    OK(launch(others.out, others.in));
+    OK(launch_second(true, false));
+  }
+}
+
 int main() {
   test_reports();
   test_places();
@@ -222,5 +262,6 @@ int main() {
   test_unwritten();
   test_borrowed();
   test_threads();
+  test_programmatic();
   return emulator::runtime::verdict();
 }

@@ -102,6 +102,7 @@ cudaError_t launch(const void* symbol, Shape shape, void** arguments, bool unsee
   launch.cluster = shape.cluster;
   launch.has_cluster = shape.has_cluster;
   launch.cooperative = shape.cooperative;
+  launch.is_programmatic = shape.is_programmatic;
   launch.dynamic_shared = uint32_t(shape.dynamic_shared);
   launch.parameters = gather_parameters(*kernel->function, arguments);
   launch.num_sms = num_sms();
@@ -174,11 +175,13 @@ cudaError_t read_config(const cudaLaunchConfig_t& config, Shape* shape) {
       case cudaLaunchAttributeCooperative:
         shape->cooperative = attribute.val.cooperative != 0;
         break;
+      case cudaLaunchAttributeProgrammaticStreamSerialization:
+        shape->is_programmatic = attribute.val.programmaticStreamSerializationAllowed != 0;
+        break;
       // Nothing to do where all is done in order, at once, on one device. Events count as recorded anyway.
       case cudaLaunchAttributeIgnore:
       case cudaLaunchAttributeAccessPolicyWindow:
       case cudaLaunchAttributeClusterSchedulingPolicyPreference:
-      case cudaLaunchAttributeProgrammaticStreamSerialization:
       case cudaLaunchAttributeProgrammaticEvent:
       case cudaLaunchAttributePriority:
       case cudaLaunchAttributeMemSyncDomainMap:

@@ -12,6 +12,7 @@ struct Shape {
   Dim3 cluster;  // 1 × 1 × 1 where there is none
   bool has_cluster = false;
   bool cooperative = false;
+  bool is_programmatic = false;  // it need not wait for the launch before
   size_t dynamic_shared = 0;
 };
 

@@ -159,6 +159,16 @@ cudaError_t find_kernel(const void* symbol, Kernel** kernel) {
   return *kernel ? require(**kernel) : fail(cudaErrorInvalidResourceHandle, "no such kernel was registered");
 }
 
+std::vector<const Module*> modules() {
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  std::vector<const Module*> out;
+  for (const auto& binary : all.binaries) {
+    if (require(*binary) == cudaSuccess) out.push_back(binary->module.get());
+  }
+  return out;
+}
+
 }  // namespace emulator::runtime
 
 using namespace emulator::runtime;

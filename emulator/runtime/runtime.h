@@ -20,6 +20,9 @@ Memory& memory();
 std::optional<Report> last_report();
 void forget_report();
 
+// The modules of this program whose PTX can be read, for those who look at their text. They stay as long as it does.
+std::vector<const Module*> modules();
+
 // Makes buffers that belong to others (JAX) global memory for the time of a call. Several calls may share a buffer at
 // the same time as long as none has it as a result.
 class BorrowedBuffers {

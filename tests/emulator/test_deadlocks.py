@@ -7,7 +7,8 @@ from unittest import mock
 
 import numpy as np
 from absl.testing import parameterized
-from devices import Emulated, Kernel, Output, has_emulator
+from devices import Kernel, Output, has_emulator
+from reports import ReportTest
 from writing import BARRIERS, FAULTY, kernel
 
 
@@ -37,18 +38,11 @@ setp.ne.u32 %p2, %r2, 0;
 """
 
 
-class WaitingTest(parameterized.TestCase):
+class WaitingTest(ReportTest):
     headline = "Deadlock: no thread can go on."
 
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.emulator = Emulated()
-
     def report(self, made: Kernel) -> str:
-        with self.assertRaises(RuntimeError) as caught:
-            self.emulator.run(made)
-        report = str(caught.exception)
+        report = super().report(made)
         self.assertIn(self.headline, report)
         self.assertIn("kernel test_kernel", report)
         return report
@@ -187,9 +181,9 @@ class DeadlockTest(WaitingTest):
         .loc 1 80 0
         @%p0 barrier.cluster.arrive;
         @%p0 barrier.cluster.wait;
+        mbarrier.init.shared.b64 [bar], 1000;
         .loc 1 81 0
         bar.sync 0;
-        mbarrier.init.shared.b64 [bar], 1000;
         setp.eq.u32 %p0, %r0, 99;
         AGAIN:
         .loc 1 82 0
@@ -322,7 +316,7 @@ class LivelockTest(WaitingTest):
         """
         patience = "1" if "memory" in words else "8"
         with mock.patch.dict(os.environ, JAX_FLASH_MLA_EMULATOR_PATIENCE=patience):
-            report = self.report(spinning(body, grid=1, block=32))
+            report = self.report(spinning(body, grid=1, block=1))
         self.assertIn(words, report)
         self.assertIn("goes on without effect", report)
 

@@ -4,7 +4,8 @@ import unittest
 
 import numpy as np
 from absl.testing import parameterized
-from devices import Emulated, Input, Kernel, Output, TensorMap, has_emulator
+from devices import Input, Kernel, Output, TensorMap, has_emulator
+from reports import ReportTest
 from writing import BARRIERS, FAULTY, kernel
 
 LINE = 77
@@ -31,17 +32,7 @@ def faulty(body: str, before: str = "", functions: str = "", shared: str = BARRI
 
 
 @unittest.skipUnless(has_emulator(), "this build has no emulator")
-class FaultTest(parameterized.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.emulator = Emulated()
-
-    def report(self, made: Kernel) -> str:
-        with self.assertRaises(RuntimeError) as caught:
-            self.emulator.run(made)
-        return str(caught.exception)
-
+class FaultTest(ReportTest):
     def assert_reported(self, made: Kernel, *words: str, opcode: str = "", line: int = LINE) -> None:
         """The report says these words, and where it was."""
         report = self.report(made)
@@ -302,7 +293,8 @@ class FaultTest(parameterized.TestCase):
         (
             *(
                 "written_over",
-                "mbarrier.init.shared.b64 [bar], 99;\nst.shared.b32 [bar], 1;\nmbarrier.arrive.shared.b64 _, [bar];",
+                "mbarrier.init.shared.b64 [bar], 99;\nbar.warp.sync -1;\nst.shared.b32 [bar], 1;\n"
+                "bar.warp.sync -1;\nmbarrier.arrive.shared.b64 _, [bar];",
             ),
             *("Something wrote over the mbarrier at shared offset 0", "mbarrier.arrive"),
         ),
@@ -390,6 +382,8 @@ class FaultTest(parameterized.TestCase):
     mov.b16 %h0, 9;
     mov.b32 %r7, 5;
     mbarrier.init.shared.b64 [bar], 1;
+    fence.mbarrier_init.release.cluster;
+    bar.warp.sync -1;
     """
     FIRST_WAITS = """
     mov.u32 %r0, %cluster_ctarank;
@@ -479,6 +473,7 @@ class FaultTest(parameterized.TestCase):
     def test_tensor_in_memory_that_is_gone(self):
         tensor = TensorMap("a", "uint32", (4, 5), (16,), (4, 4))
         body = "mov.u32 %r2, smem;\nmov.b32 %r1, 1;\nmbarrier.init.shared.b64 [bar], 1;\n"
+        body += "fence.mbarrier_init.release.cluster;\nbar.warp.sync -1;\n"
         body += "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r2], [%map, {0, %r1}], [bar];"
         made = faulty(body, arguments={"a": Input(NUMBERS), "map": tensor}, dynamic_shared=128)
         self.assert_reported(made, "Cannot read 16 bytes", opcode="cp.async.bulk.tensor")
@@ -542,12 +537,7 @@ class FaultTest(parameterized.TestCase):
 
 
 @unittest.skipUnless(has_emulator(), "this build has no emulator")
-class LaunchTest(parameterized.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.emulator = Emulated()
-
+class LaunchTest(ReportTest):
     def test_text_that_is_no_ptx(self):
         made = faulty("add.u32 %r0, %r1 %r2;")
         with self.assertRaisesRegex(RuntimeError, r"(?i)line \d+"):

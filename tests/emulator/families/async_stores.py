@@ -92,9 +92,9 @@ def stores() -> Iterator[Family]:
     for kind, operand, bytes_ in (
         ("b32", "%r1", 4),
         ("s64", "%d1", 8),
-        ("v2.b32", "{%r1, %r6}", 8),
+        ("v2.b32", "{%r1, 5}", 8),
         ("v2.b64", "{%d1, %d1}", 16),
-        ("v4.b32", "{%r1, %r6, %r1, 7}", 16),
+        ("v4.b32", "{%r1, 5, %r1, 7}", 16),
     ):
         text = f"st.async.weak.mbarrier::complete_tx::bytes.{kind} [%d10], {operand}, [%d11];"
         yield sent(f"st.async.generic.{kind}", text, values, before, bytes_)

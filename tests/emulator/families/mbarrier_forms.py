@@ -109,7 +109,8 @@ def waits() -> Iterator[Family]:
 def rounds() -> Iterator[Family]:
     wait = "try_wait{} %p0, [bar], {}, {}"
     yield round_trips("rounds.parity.hint", wait.format(".parity.acquire.cta.shared::cta.b64", "%r7", 20000))
-    yield round_trips("rounds.parity.short_hint", wait.format(".parity.relaxed.cluster.shared.b64", "%r7", 1))
+    relaxed = wait.format(".parity.relaxed.cluster.shared.b64", "%r7", 1)
+    yield round_trips("rounds.parity.short_hint", relaxed, fence="fence.acq_rel.cta;")
     yield round_trips("rounds.state.hint", wait.format(".acquire.cluster.shared.b64", "%d1", "%r6"), "%d1")
 
 

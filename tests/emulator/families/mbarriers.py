@@ -183,6 +183,7 @@ ROUND_TRIPS = """
     WAIT:
     mbarrier.{wait};
     @!%p0 bra WAIT;
+    {fence}
     ld.shared.b32 %r10, [%r9];
     mad.lo.u32 %r5, %r5, 5, %r10;
     add.u32 %r6, %r6, 1;
@@ -199,8 +200,8 @@ def rounds() -> Iterator[Family]:
     yield round_trips("rounds.state", "test_wait.acquire.cta.shared::cta.b64 %p0, [bar], %d1", "%d1")
 
 
-def round_trips(name: str, wait: str, state: str = "_") -> Family:
-    body = INIT.format(128) + ROUND_TRIPS.format(wait=wait, state=state)
+def round_trips(name: str, wait: str, state: str = "_", fence: str = "") -> Family:
+    body = INIT.format(128) + ROUND_TRIPS.format(wait=wait, state=state, fence=fence)
     return Family(name, kernel({"out": Output((128,), np.uint32)}, body, shared=BAR, block=128))
 
 

@@ -1,0 +1,128 @@
+"""Kernels that each lack one instruction that orders something, and whether the emulator misses it.
+
+A mutant is run on small problems that between them come to all of a kernel's instructions. It is caught if one of these
+ends in a report, or in other results.
+"""
+
+import collections
+import concurrent.futures
+import functools
+import json
+import multiprocessing
+import os
+import pathlib
+import re
+import typing
+from unittest import mock
+
+import numpy as np
+
+from kernels.dense_decode_problem import Problem, run_poisoned
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+HARMLESS = pathlib.Path(__file__).with_name("harmless_mutants.json")
+
+# What is left out, one at a time: fences, arrivals, waits, barriers, commits.
+ORDERING = re.compile(
+    r"mbarrier\.(arrive|test_wait|try_wait|expect_tx|complete_tx)|cp\.async\.mbarrier|"
+    r"(cp\.async|cp\.async\.bulk|wgmma)\.(commit|wait)|wgmma\.fence|"
+    r"bar\.|barrier\.|fence|membar|griddepcontrol"
+)
+# In how many words a report says what it is about.
+SUBJECTS = {
+    "Race: by the async proxy": "no fence between proxies",
+    "Race: offset": "results of the kernel before",
+    "Race: ": "race in shared memory",
+    "before anything was written": "unwritten memory",
+    "Deadlock": "deadlock",
+    "Livelock": "livelock",
+    "arrivals on the mbarrier": "arrivals beyond the count",
+    "accumulator of a product": "registers of a product",
+    "wgmma.fence": "registers of a product",
+}
+
+
+class Site(typing.NamedTuple):
+    """An instruction of a kernel."""
+
+    kernel: str  # as the PTX names it
+    line: int  # of the PTX
+    opcode: str
+    source: tuple[str, ...]  # the line that it comes from, and those of the calls that were inlined around it
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is called in the list of those that are harmless, where nothing depends on lines' numbers."""
+        return re.search(r"\d([a-z_]+_kernel)", self.kernel)[1], self.opcode, " < ".join(self.source)
+
+
+def source_text(places: list[str]) -> tuple[str, ...]:
+    """The lines of a kernel's own files, as far as they tell instructions apart."""
+    texts = []
+    for place in places:
+        found = re.search(r"(cuda/sm[^:]*):(\d+)$", place)
+        if found:
+            texts.append((ROOT / found[1]).read_text().splitlines()[int(found[2]) - 1].strip())
+    return tuple(texts[:3])
+
+
+def sites(kernels: str) -> list[Site]:
+    """The ordering instructions of those kernels whose names match."""
+    from jax_flash_mla import _C_emulated
+
+    return [
+        Site(kernel, line, opcode, source_text(places))
+        for kernel, line, opcode, places in _C_emulated.instructions()
+        if re.search(kernels, kernel) and ORDERING.match(opcode)
+    ]
+
+
+# The same for all problems: a process asks for the device once.
+SMS = 4
+# Thread blocks with several items, of which some blocks are partial; a piece of a request for each thread block, combined
+# by quarters of rows and by whole rows, several a warp.
+PROBLEMS = (
+    dict(lengths=[330, 70, 0, 200, 64, 90], h_q=20, s_q=4, causal=True, sink=True),
+    dict(lengths=[1000], h_q=32),
+    dict(lengths=[1000], h_q=128),
+)
+
+
+def run(number: int, without: str = "") -> list[np.ndarray]:
+    made = Problem(np.random.default_rng(number), **PROBLEMS[number])
+    made.spoil_unused(np.nan)
+    settings = {"SMS": str(SMS), "THREADS": "1", "PATIENCE": "20", "RACES": "1", "WITHOUT": without}
+    with mock.patch.dict(os.environ, {f"JAX_FLASH_MLA_EMULATOR_{name}": value for name, value in settings.items()}):
+        return run_poisoned(made, np.nan, emulated=True)
+
+
+@functools.cache
+def expected(number: int) -> list[np.ndarray]:
+    return run(number)
+
+
+def caught_by(site: Site) -> str:
+    """What the emulator says of the kernel without it; empty where nothing is different."""
+    for number in range(len(PROBLEMS)):
+        want = expected(number)
+        try:
+            got = run(number, f"{site.kernel}:{site.line}")
+        except Exception as error:
+            report = str(error)
+            return next((name for words, name in SUBJECTS.items() if words in report), report)
+        if any(x.tobytes() != y.tobytes() for x, y in zip(got, want)):
+            return "wrong results"
+    return ""
+
+
+def all_caught_by(chosen: list[Site]) -> dict[Site, str]:
+    """The same of many, by several processes: what is left out is said by the environment."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(min(os.cpu_count() or 1, 4), context) as pool:
+        return dict(zip(chosen, pool.map(caught_by, chosen, chunksize=4)))
+
+
+def harmless() -> collections.Counter[tuple[str, str, str]]:
+    """How many instructions of each key nobody misses."""
+    entries = json.loads(HARMLESS.read_text())
+    return collections.Counter({(e["kernel"], e["opcode"], " < ".join(e["source"])): e["count"] for e in entries})

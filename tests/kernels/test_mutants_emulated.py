@@ -1,0 +1,51 @@
+"""Whether the emulator misses each instruction of the kernels that orders something."""
+
+import collections
+import json
+import unittest
+
+from jax_flash_mla import _ffi
+from kernels import mutants
+
+DENSE_DECODE = r"dense_decode.*bfloat16"
+
+
+@unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
+class MutantsTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.caught = mutants.all_caught_by(mutants.sites(DENSE_DECODE))
+
+    def test_each_is_missed_or_known_to_be_harmless(self):
+        survivors = collections.Counter(site.key for site, by in self.caught.items() if not by)
+        summary = collections.Counter(by or "nothing" for by in self.caught.values())
+        print(f"{len(self.caught)} instructions left out, caught by:")
+        for by, count in summary.most_common():
+            print(f"  {count:3} {by}")
+        listed = mutants.harmless()
+        self.assertEqual(survivors - listed, {}, "left out, these make no difference")
+        self.assertEqual(listed - survivors, {}, "these are listed as harmless, but are missed or are no longer there")
+
+    def test_known_by_their_subject(self):
+        """Reports are about what they should be about, none about the emulator itself."""
+        known = {"", "wrong results", *mutants.SUBJECTS.values()}
+        self.assertEqual({by for by in self.caught.values() if by not in known}, set())
+
+    def test_all_kinds_are_there(self):
+        opcodes = " ".join(site.opcode for site in self.caught)
+        for kind in (
+            *("mbarrier.arrive", "mbarrier.arrive.expect_tx", "mbarrier.try_wait", "cp.async.mbarrier.arrive"),
+            *("fence.proxy.async", "fence.mbarrier_init", "wgmma.fence", "wgmma.commit_group", "wgmma.wait_group"),
+            *("bar.sync", "barrier.sync", "bar.warp.sync", "griddepcontrol.wait"),
+        ):
+            self.assertIn(kind, opcodes)
+
+    def test_reasons(self):
+        for entry in json.loads(mutants.HARMLESS.read_text()):
+            self.assertEqual(set(entry), {"kernel", "opcode", "source", "count", "why"})
+            self.assertGreater(len(entry["why"].split()), 5)
+
+
+if __name__ == "__main__":
+    unittest.main()
