@@ -62,7 +62,7 @@ void Races::touch(const Cta& cta, uint32_t offset, size_t bytes, Access access, 
     if (event_ == 0) return;
     if (access == Access::kAtomic && !shadow_.event(event_).is_strong) {
       Event reduction = shadow_.event(event_);
-      reduction.is_strong = true;
+      reduction.is_strong = reduction.is_write = true;
       event_ = shadow_.add(reduction);
     }
     const Touch touch{&actor_, event_, bit(event_lane_), access != Access::kWrite, access != Access::kRead, changes};
@@ -143,19 +143,21 @@ void Races::finish_touches(Warp& warp) {
   const Access access = touches_[0].access;
   const bool is_strong = access == Access::kAtomic || warp.instruction()->order != 0;
   Mask lanes = 0;
-  bool is_one_place = access == Access::kRead;
+  const bool writes = access != Access::kRead;
+  bool is_one_place = !writes || is_strong;
   for (const LaneTouch& touch : touches_) {
     lanes |= bit(touch.lane);
     const LaneTouch& first = touches_[0];
     is_one_place &= touch.offset == first.offset && touch.cta == first.cta && touch.bytes == first.bytes;
   }
-  const Event event{warp.instruction(), &warp, lanes, who * kLanes, order_.time(who), false, is_strong, false};
-  Touch touch{&actor_, access == Access::kRead ? shadow_.add_read(event) : shadow_.add(event), 0,
-              access != Access::kWrite, access != Access::kRead};
+  const Event event{warp.instruction(), &warp, lanes, who * kLanes, order_.time(who), false, is_strong, false, writes};
+  const bool is_weak_write = writes && !is_strong;
+  Touch touch{&actor_, is_weak_write ? shadow_.add(event) : shadow_.add_again(event), 0, access != Access::kWrite,
+              writes};
   const Knowledge* knows = &order_.knowledge(who, touches_[0].lane);
   actor_ = {knows->now.seen, knows->now.fenced, {}};
 
-  // All lanes read the same: at once, if what they see comes from elsewhere.
+  // All lanes access the same: at once, if what was there before comes from elsewhere.
   if (is_one_place && lanes == kAllLanes && order_.know_the_same(who)) {
     touch.lanes = lanes;
     Conflict conflict;

@@ -32,15 +32,15 @@ uint32_t ShadowMemory::add(const Event& event) {
   return uint32_t(events_.size() - 1);
 }
 
-uint32_t ShadowMemory::add_read(const Event& event) {
-  const auto place = hash(reinterpret_cast<uint64_t>(event.instruction), event.component) % recent_reads_.size();
-  const Event& recent = events_[recent_reads_[place]];
+uint32_t ShadowMemory::add_again(const Event& event) {
+  const auto place = hash(reinterpret_cast<uint64_t>(event.instruction), event.component) % recent_.size();
+  const Event& recent = events_[recent_[place]];
   if (recent.instruction == event.instruction && recent.component == event.component && recent.time == event.time &&
-      recent.lanes == event.lanes) {
-    return recent_reads_[place];
+      recent.lanes == event.lanes && recent.is_write == event.is_write) {
+    return recent_[place];
   }
   const uint32_t number = add(event);
-  return recent_reads_[place] = number;
+  return recent_[place] = number;
 }
 
 // Keeps only what cells still name, under other numbers.
@@ -81,7 +81,7 @@ void ShadowMemory::collect() {
   readers_ = std::move(live_readers);
   most_events_ = std::max(kLeastToCollect, 2 * events_.size());
   most_readers_ = std::max(kLeastToCollect, 2 * readers_.size());
-  recent_reads_ = {};
+  recent_ = {};
   transitions_ = {};
 }
 
@@ -115,26 +115,27 @@ bool ShadowMemory::access(uint32_t region, uint32_t offset, uint32_t bytes, cons
 
 bool ShadowMemory::visit(Cell& cell, const Touch& touch, Conflict& conflict) {
   if (cell.write && !follows(event_of(cell.write), lane_of(cell.write), true, touch, conflict)) return false;
-  const auto lane = uint32_t(__builtin_ctz(touch.lanes));
-  if (!touch.writes) {
-    const uint32_t entry = entry_of(touch.event, lane);
+  const uint32_t entry = entry_of(touch.event, uint32_t(__builtin_ctz(touch.lanes)));
+  if (!touch.writes || events_[touch.event].is_strong) {
     if (cell.read == 0 && (touch.lanes & (touch.lanes - 1)) == 0) {
       cell.read = entry;
-    } else if (cell.read != entry) {
-      cell.read = with_reader(cell.read, touch);
+      return true;
     }
-    return true;
+    return cell.read == entry || add_reader(cell.read, touch, conflict);
   }
+  const auto follows_reader = [&](uint32_t event, uint32_t lane) {
+    return follows(event, lane, events_[event].is_write, touch, conflict);
+  };
   if (cell.read & kMany) {
     for (const Reader& reader : readers_[cell.read & ~kMany]) {
       for (Mask left = reader.lanes; left; left &= left - 1) {
-        if (!follows(reader.event, uint32_t(__builtin_ctz(left)), false, touch, conflict)) return false;
+        if (!follows_reader(reader.event, uint32_t(__builtin_ctz(left)))) return false;
       }
     }
-  } else if (cell.read && !follows(event_of(cell.read), lane_of(cell.read), false, touch, conflict)) {
+  } else if (cell.read && !follows_reader(event_of(cell.read), lane_of(cell.read))) {
     return false;
   }
-  cell = {entry_of(touch.event, lane), 0};
+  cell = {entry, 0};
   return true;
 }
 
@@ -159,11 +160,14 @@ bool ShadowMemory::follows(uint32_t earlier, uint32_t lane, bool was_write, cons
   return true;
 }
 
-// The readers of a cell, these lanes included. A read that is ordered before the new one need not be kept: who is ordered
-// after this is ordered after both. That does not hold for copies, which hand on nothing but themselves.
-uint32_t ShadowMemory::with_reader(uint32_t read, const Touch& touch) {
+// Makes these lanes readers of a cell, too. One that is ordered before the new one need not be kept: who is ordered after
+// this is ordered after both. That does not hold for copies, which hand on nothing but themselves.
+bool ShadowMemory::add_reader(uint32_t& read, const Touch& touch, Conflict& conflict) {
   Transition& known = transitions_[hash(uint64_t{read} << 32 | touch.event, touch.lanes) % transitions_.size()];
-  if (known.event == touch.event && known.read == read && known.lanes == touch.lanes) return known.result;
+  if (known.event == touch.event && known.read == read && known.lanes == touch.lanes) {
+    read = known.result;
+    return true;
+  }
   Readers readers;
   if (read & kMany) {
     readers = readers_[read & ~kMany];
@@ -174,7 +178,13 @@ uint32_t ShadowMemory::with_reader(uint32_t read, const Touch& touch) {
   Mask lanes = touch.lanes;
   for (Reader& reader : readers) {
     const Event& before = events_[reader.event];
-    if (before.is_strong != now.is_strong) continue;
+    if (before.is_write || touch.writes) {
+      for (Mask left = reader.lanes; left; left &= left - 1) {
+        const auto lane = uint32_t(__builtin_ctz(left));
+        if (!follows(reader.event, lane, before.is_write, touch, conflict)) return false;
+      }
+    }
+    if (before.is_strong != now.is_strong || before.is_write != now.is_write) continue;
     if (reader.event == touch.event) {
       lanes |= reader.lanes;
       reader.lanes = 0;
@@ -199,7 +209,8 @@ uint32_t ShadowMemory::with_reader(uint32_t read, const Touch& touch) {
     result = kMany | uint32_t(readers_.size() - 1);
   }
   known = {read, touch.event, touch.lanes, result};
-  return result;
+  read = result;
+  return true;
 }
 
 }  // namespace emulator

@@ -1,4 +1,6 @@
 // Who accessed what last: for each four bytes of shared memory, 8 bytes that tell the last write and the reads since then.
+// Strong writes, atomics among them, are kept as reads are: they are no race with each other, so that a later one says
+// nothing of how those before are ordered.
 //
 // An event is what one instruction did, in all its lanes. A cell names events with the lane; several readers are a set,
 // which cells share. Cells of bytes take the place of a cell where something smaller than four bytes was accessed.
@@ -24,6 +26,7 @@ struct Event {
   bool is_async = false;   // by the async proxy
   bool is_strong = false;  // atomic, volatile, or with an order: no race with others that are
   bool is_copy = false;    // done by others than the thread
+  bool is_write = false;   // or both
 };
 
 // Who accesses memory just now, and what is ordered before that.
@@ -69,8 +72,8 @@ class ShadowMemory {
 
   // A number for something that happens now. Numbers of before may be others then: keep none.
   uint32_t add(const Event& event);
-  // Likewise, of the same number where the same happens again and nothing was published in between.
-  uint32_t add_read(const Event& event);
+  // Likewise, of the same number where the same happens again and nothing was published in between; of no weak write.
+  uint32_t add_again(const Event& event);
   const Event& event(uint32_t number) const { return events_[number]; }
 
   // False where it conflicts with something earlier.
@@ -79,7 +82,7 @@ class ShadowMemory {
  private:
   struct Cell {
     uint32_t write = 0;  // event · 32 + lane; or, with kMany, the number of the four cells of its bytes
-    uint32_t read = 0;   // likewise; or, with kMany, of a set of readers
+    uint32_t read = 0;   // those since; likewise, or, with kMany, of a set of readers
   };
   struct Reader {
     uint32_t event;
@@ -90,7 +93,7 @@ class ShadowMemory {
 
   bool visit(Cell& cell, const Touch& touch, Conflict& conflict);
   bool follows(uint32_t earlier, uint32_t lane, bool was_write, const Touch& touch, Conflict& conflict) const;
-  uint32_t with_reader(uint32_t read, const Touch& touch);
+  bool add_reader(uint32_t& read, const Touch& touch, Conflict& conflict);
   void collect();
 
   std::vector<std::vector<Cell>> cells_;
@@ -99,13 +102,13 @@ class ShadowMemory {
   std::vector<Readers> readers_;
   size_t most_events_, most_readers_;  // until the next collection
 
-  std::array<uint32_t, 1024> recent_reads_ = {};  // numbers of events, by warp and instruction
+  std::array<uint32_t, 1024> recent_ = {};  // numbers of events, by warp and instruction
   struct Transition {
     uint32_t read = 0, event = 0;
     Mask lanes = 0;
     uint32_t result = 0;
   };
-  std::array<Transition, 1024> transitions_ = {};  // of with_reader
+  std::array<Transition, 1024> transitions_ = {};  // of add_reader
 };
 
 }  // namespace emulator

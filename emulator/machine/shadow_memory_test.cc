@@ -14,7 +14,7 @@ class Scene {
   Conflict conflict = {};
 
   uint32_t event(uint32_t component, uint32_t time, bool is_async = false, bool is_strong = false) {
-    return memory.add({nullptr, nullptr, 1, component, time, is_async, is_strong, false});
+    return memory.add({nullptr, nullptr, 1, component, time, is_async, is_strong, false, is_strong});
   }
   // By lane 0 of a warp, which knows what `seen` and `fenced` know and what it did itself.
   bool write(uint32_t event, uint32_t offset, uint32_t bytes, const SharedClock& seen = {}, bool changes = true,
@@ -87,6 +87,10 @@ void test_strength_values_proxies() {
   CHECK(scene.write(scene.event(kThread, 1, false, true), 0, 4));
   CHECK(scene.write(scene.event(kOther, 1, false, true), 0, 4), "both are strong");
   CHECK(!scene.read(scene.event(kThird, 1), 0, 4));
+  CHECK(!scene.write(scene.event(kThird, 1), 0, 4, knowing(kThread, 1)), "nor of the other strong one");
+  CHECK(scene.write(scene.event(kThread, 1), 12, 4) && scene.write(scene.event(kThread, 2, false, true), 12, 4));
+  CHECK(!scene.write(scene.event(kOther, 1, false, true), 12, 4), "the weak write, though a strong one followed");
+  CHECK(scene.write(scene.event(kOther, 1, false, true), 12, 4, knowing(kThread, 1)));
   CHECK(scene.write(scene.event(kThread, 1), 4, 4) && scene.write(scene.event(kOther, 1), 4, 4, {}, false),
         "the same value");
   CHECK(scene.write(scene.event(kThread, 1), 8, 4));

@@ -239,6 +239,11 @@ class ThreadsTest(RacesTest):
         body += "red.shared.add.u32 [flag], 1;\nbra OUT;\nOTHER:" + SECOND + "SYNC"
         self.assert_both(body, "ld.shared.b32 %r20, [flag];", "atom.shared.add.u32 %r20, [flag], 1;")
 
+    def test_atomics_after_others(self):
+        """Of the thread that wrote before, and of one that does not know of it."""
+        body = FIRST + "@%p0 st.shared.b32 [flag], 0;\nSYNC" + SECOND + "atom.shared.add.u32 %r20, [flag], 1;"
+        self.assert_both(body, "", "bar.warp.sync -1;", "lane 1 atomically changes", block=32)
+
     def test_bytes(self):
         body = "and.b32 %r30, %thread, SYNC;\nadd.u32 %r30, %r30, %r1;\n.loc 1 42 0\nst.shared.u8 [%r30], %thread;"
         self.assert_both(body, "31", "63", "writes shared offset", lines=(42,))

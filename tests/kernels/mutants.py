@@ -31,7 +31,7 @@ ORDERING = re.compile(
 # In how many words a report says what it is about.
 SUBJECTS = {
     "Race: by the async proxy": "no fence between proxies",
-    "Race: offset": "results of the kernel before",
+    "of an allocation": "race in global memory",
     "Race: ": "race in shared memory",
     "before anything was written": "unwritten memory",
     "Deadlock": "deadlock",
@@ -80,11 +80,11 @@ def sites(kernels: str) -> list[Site]:
 # The same for all problems: a process asks for the device once.
 SMS = 4
 # Thread blocks with several items, of which some blocks are partial; a piece of a request for each thread block, combined
-# by quarters of rows and by whole rows, several a warp.
+# by several warps together; pieces of several requests, which different lanes find.
 PROBLEMS = (
     dict(lengths=[330, 70, 0, 200, 64, 90], h_q=20, s_q=4, causal=True, sink=True),
-    dict(lengths=[1000], h_q=32),
-    dict(lengths=[1000], h_q=128),
+    dict(lengths=[1000], h_q=4),
+    dict(lengths=[1000, 900], h_q=32),
 )
 
 

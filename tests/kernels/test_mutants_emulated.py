@@ -37,7 +37,7 @@ class MutantsTest(unittest.TestCase):
         for kind in (
             *("mbarrier.arrive", "mbarrier.arrive.expect_tx", "mbarrier.try_wait", "cp.async.mbarrier.arrive"),
             *("fence.proxy.async", "fence.mbarrier_init", "wgmma.fence", "wgmma.commit_group", "wgmma.wait_group"),
-            *("bar.sync", "barrier.sync", "bar.warp.sync", "griddepcontrol.wait"),
+            *("bar.sync", "barrier.sync", "bar.warp.sync"),
         ):
             self.assertIn(kind, opcodes)
 
