@@ -92,7 +92,6 @@ void GlobalRaces::Member::release(uint64_t address) {
   Clock& location = all_.locations_[address];
   location.join(seen_);
   location.raise(uint32_t(cluster_), time_);
-  ++time_;
 }
 
 void GlobalRaces::Member::acquire(uint64_t address) {

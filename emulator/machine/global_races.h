@@ -38,8 +38,10 @@ class GlobalRaces {
     // What an instruction does to an allocation; a conflict if something earlier is not ordered before it.
     std::optional<GlobalConflict> access(const Allocation& allocation, uint64_t address, size_t bytes, Access access,
                                          const Instruction* instruction, bool is_strong, bool changes);
+    // Others run at the same time: released before the write that they may see, acquired after the read.
     void release(uint64_t address);
     void acquire(uint64_t address);
+    void pass_time() { ++time_; }  // after a release: what follows is not known by it
 
    private:
     uint32_t site_of(const Instruction* instruction);

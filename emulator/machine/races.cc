@@ -180,6 +180,14 @@ void Races::finish_touches(Warp& warp) {
   touches_.clear();
 }
 
+void Races::synchronise(Warp& warp, int lane, uint64_t address, Access access) {
+  synchronised_.push_back({lane, address, access});
+  if (!global_ || access == Access::kRead) return;
+  if ((warp.instruction()->order & Instruction::kRelease) || order_.has_fenced(number(warp), lane)) {
+    global_->release(address);
+  }
+}
+
 void Races::finish_synchronised(Warp& warp) {
   const uint32_t who = number(warp);
   const int32_t order = warp.instruction()->order;
@@ -198,7 +206,7 @@ void Races::finish_synchronised(Warp& warp) {
     if (each.access == Access::kRead) continue;
     const bool releases = order & Instruction::kRelease;
     if (!releases && !order_.has_fenced(who, each.lane)) continue;
-    if (global_) global_->release(each.address);
+    if (global_) global_->pass_time();
     if (releases) {
       order_.release(who, bit(each.lane), locations_[each.address]);
     } else {

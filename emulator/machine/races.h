@@ -59,8 +59,8 @@ class Races {
     if (!touches_.empty() && touches_.back().lane == lane) touches_.back().changes = false;
     if (!global_touches_.empty() && global_touches_.back().lane == lane) global_touches_.back().changes = false;
   }
-  // An atomic or ordered access of any memory.
-  void synchronise(int lane, uint64_t address, Access access) { synchronised_.push_back({lane, address, access}); }
+  // An atomic or ordered access of any memory, before it is done.
+  void synchronise(Warp& warp, int lane, uint64_t address, Access access);
   // Of global memory. What a launch under way may have written must have been waited for, too.
   void touch_global(Warp& warp, int lane, uint64_t address, size_t bytes, Access access, Allocation** last);
   void touch_global_in_copy(Warp& warp, uint64_t address, size_t bytes, Access access, Allocation** last);

@@ -223,7 +223,7 @@ std::byte* Warp::resolve(Space space, uint64_t address, size_t bytes, Access acc
   if (races && (is_shared || !is_local(space, address))) {
     races->act_as_lane(lane);
     if (instruction_ && instruction_->order) {
-      races->synchronise(lane, is_shared ? kSharedWindow | within : address, access);
+      races->synchronise(*this, lane, is_shared ? kSharedWindow | within : address, access);
     }
   }
   if (is_shared) return cta_.cluster().shared(within, bytes, access, 1);
