@@ -45,7 +45,7 @@ class SharedClock {
     static const Clock nothing;
     return clock_ ? *clock_ : nothing;
   }
-  bool operator==(const SharedClock& other) const = default;
+  bool operator==(const SharedClock& other) const { return clock_ == other.clock_; }
   void raise(uint32_t component, uint32_t time) {
     if ((**this)[component] < time) own().raise(component, time);
   }

@@ -28,7 +28,10 @@ struct Mbarrier {
   int32_t pending = 0;    // arrivals still to come
   int64_t transactions = 0;
   uint32_t phase = 0;  // how many phases are over
-  bool operator==(const Mbarrier& other) const = default;
+  bool operator==(const Mbarrier& other) const {
+    return expected == other.expected && pending == other.pending && transactions == other.transactions &&
+           phase == other.phase;
+  }
 };
 
 struct NamedBarrier {
