@@ -11,7 +11,6 @@ namespace jax_flash_mla::device {
 
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 inline constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-inline constexpr float kMaxFloat = std::numeric_limits<float>::max();
 inline constexpr float kLog2E = 1.4426950408889634f;
 inline constexpr float kLn2 = 0.6931471805599453f;
 
@@ -82,16 +81,6 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&x)[4]) {
     x[i] = upper ? other : x[i];
     x[i + 2] = upper ? x[i + 2] : other;
   }
-}
-
-__device__ __forceinline__ float max_over_warp(float x) {
-  for (int step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, step));
-  return x;
-}
-
-__device__ __forceinline__ float sum_over_warp(float x) {
-  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
-  return x;
 }
 
 }  // namespace jax_flash_mla::device
