@@ -35,6 +35,15 @@ environment() {
   step "$(python --version), $(python -c 'import jax; print("jax", jax.__version__)')"
 }
 
+# What the tests need besides the package, in the current environment.
+test_requirements() {
+  python -c 'import tomllib
+extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
+print(*sorted({name for extra in extras.values() for name in extra if not name.startswith("jax-flash-mla")}), sep="\n")' \
+    >"$work/requirements.txt"
+  pip install numpy rich -r "$work/requirements.txt"
+}
+
 # Debian's packages, where there are none yet.
 system_packages() {
   type bazel clang-format cmake g++ ninja readelf &>/dev/null && return
