@@ -22,6 +22,9 @@ runs_the_kernel = on_a_gpu(HAS_KERNEL, "no GPU here has a sparse decode kernel")
 D_V = 512
 FORMATS = {"V32": KVCacheFormat.V32, "MODEL1": KVCacheFormat.MODEL1}
 NAN_CODES = (0x7F, 0xFF)
+# Of few bits and of many, tiny and huge, of either sign; and powers of two.
+SCALES = (1.0, -0.7, 1e-3, 3.14159, 100.1, -129.7, 2.0**20 * 1.1, 7e35, 1e-30, 1.2e-38, 0.0)
+POWERS = tuple(2.0**i for i in (-127, -126, -9, 0, 7, 118))
 
 
 class Pool:

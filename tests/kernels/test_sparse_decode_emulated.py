@@ -12,11 +12,16 @@ import jax_flash_mla as fm
 from jax_flash_mla import _ffi
 from kernels import sparse_decode_problem
 from kernels.poison import POISONS, bits
-from kernels.sparse_decode_problem import D_V, Problem, SparseDecodeTest, every_code_and_scale, run_poisoned
-
-FORMATS = ("V32", "MODEL1")
-# Of arbitrary scales: few bits and many, tiny and huge, either sign.
-SCALES = [1.0, -0.7, 1e-3, 3.14159, 100.1, -129.7, 2.0**20 * 1.1, 7e35, 1e-30, 1.2e-38, 0.0]
+from kernels.sparse_decode_problem import (
+    D_V,
+    FORMATS,
+    POWERS,
+    SCALES,
+    Problem,
+    SparseDecodeTest,
+    every_code_and_scale,
+    run_poisoned,
+)
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
@@ -93,9 +98,7 @@ class SparseDecodeEmulatedTest(SparseDecodeTest):
         sparse_decode_problem.assert_rounded_once(out, problem)
 
     def test_any_code_and_power(self):
-        problem = every_code_and_scale(
-            np.random.default_rng(10), "MODEL1", 2.0 ** np.array([-127, -126, -9, 0, 7, 119])
-        )
+        problem = every_code_and_scale(np.random.default_rng(10), "MODEL1", POWERS)
         out, _ = run_poisoned(problem, np.nan, emulated=True)
         pool = problem.pools[0]
         want = pool.keys()[pool.indices[:, 0, 0], :D_V].astype(ml_dtypes.bfloat16)
@@ -107,12 +110,12 @@ class SparseDecodeEmulatedTest(SparseDecodeTest):
         out, _ = self.check(problem)
         self.assertTrue((out[:, :, 0] == 0).all())
 
-    @parameterized.parameters(*FORMATS)
-    def test_nan_stays_with_its_query_tokens(self, fmt):
+    @parameterized.product(fmt=FORMATS, part=("rope", "scales"))
+    def test_nan_stays_with_its_query_tokens(self, fmt, part):
         problem = Problem(np.random.default_rng(12), fmt=fmt, b=5, h_q=6, pages=4)
         pool = problem.pools[0]
         slot = pool.indices[2, 0, 3]
-        pool.rope[slot] = np.nan
+        getattr(pool, part)[slot] = np.nan
         out, lse = run_poisoned(problem, 0.0, emulated=True)
         touched = np.array([slot in pool.chosen((token, 0)) for token in range(5)])
         self.assertTrue(touched.any() and not touched.all())
