@@ -50,11 +50,11 @@ class SparseDecodeKernelTest(SparseDecodeTest):
             problem = Problem.random(rng)
             self.assert_right(problem, run_poisoned(problem, poison))
 
-    @parameterized.product(h_q=(1, 8, 63, 64, 65, 128, 300), fmt=FORMATS)
+    @parameterized.product(h_q=(1, 8, 63, 64, 65, 128, 300), fmt=tuple(FORMATS))
     def test_heads(self, h_q, fmt):
         self.check(Problem(np.random.default_rng(h_q), fmt=fmt, h_q=h_q, topk=300, pages=30, sink=True))
 
-    @parameterized.product(topk=(1, 63, 64, 65, 127, 128, 129, 2048, 5000, 16384), fmt=FORMATS)
+    @parameterized.product(topk=(1, 63, 64, 65, 127, 128, 129, 2048, 5000, 16384), fmt=tuple(FORMATS))
     def test_topk(self, topk, fmt):
         for b in (1, 20):
             self.check(Problem(np.random.default_rng(topk), fmt=fmt, b=b, h_q=20, pages=300, topk=topk))
@@ -72,7 +72,7 @@ class SparseDecodeKernelTest(SparseDecodeTest):
         problem.spoil_unused()
         self.check(problem)
 
-    @parameterized.product(page_size=(1, 2, 5, 16, 61, 256), fmt=FORMATS)
+    @parameterized.product(page_size=(1, 2, 5, 16, 61, 256), fmt=tuple(FORMATS))
     def test_page_sizes(self, page_size, fmt):
         problem = Problem(np.random.default_rng(4), fmt=fmt, topk=500, pages=1500 // page_size, page_size=page_size)
         problem.spoil_unused()
@@ -119,7 +119,7 @@ class SparseDecodeKernelTest(SparseDecodeTest):
                 got, want = (np.asarray(x, np.float32) for x in (got, want))
                 self.assertLess(np.abs(got - want).max(), 0.01)
 
-    @parameterized.product(fmt=FORMATS, part=("rope", "scales"))
+    @parameterized.product(fmt=tuple(FORMATS), part=("rope", "scales"))
     def test_nan_stays_with_its_query_tokens(self, fmt, part):
         problem = Problem(np.random.default_rng(11), fmt=fmt, b=50, pages=50, topk=100)
         want = run_poisoned(problem, 0.0)

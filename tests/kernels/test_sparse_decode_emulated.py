@@ -110,7 +110,7 @@ class SparseDecodeEmulatedTest(SparseDecodeTest):
         out, _ = self.check(problem)
         self.assertTrue((out[:, :, 0] == 0).all())
 
-    @parameterized.product(fmt=FORMATS, part=("rope", "scales"))
+    @parameterized.product(fmt=tuple(FORMATS), part=("rope", "scales"))
     def test_nan_stays_with_its_query_tokens(self, fmt, part):
         problem = Problem(np.random.default_rng(12), fmt=fmt, b=5, h_q=6, pages=4)
         pool = problem.pools[0]
