@@ -22,6 +22,8 @@ SOURCES = {
         "90a": [
             "sm90/dense_decode/launch_bf16.cu",
             "sm90/dense_decode/launch_fp16.cu",
+            "sm90/sparse_decode/launch_model1.cu",
+            "sm90/sparse_decode/launch_v32.cu",
             "sm90/sparse_prefill/launch_bf16_512.cu",
             "sm90/sparse_prefill/launch_bf16_576.cu",
         ],
@@ -31,15 +33,18 @@ SOURCES = {
         "dense_decode.cc",
         "device.cc",
         "module.cc",
+        "sparse_decode.cc",
         "sparse_prefill.cc",
     ],
     "bindings/testing": [
         "host_dense_decode.cc",
+        "host_sparse_decode.cc",
         "host_sparse_prefill.cc",
     ],
     "bindings/emulated": [
         "dense_decode.cc",
         "device.cc",
+        "sparse_decode.cc",
         "sparse_prefill.cc",
         "testing/emulated_module.cc",
     ],

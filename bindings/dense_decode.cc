@@ -7,7 +7,7 @@
 
 #include "bindings/checks.h"
 #include "bindings/define_handlers.h"
-#include "bindings/device.h"
+#include "bindings/kernel.h"
 #include "cuda/sm90/dense_decode/params.h"
 #ifdef JAX_FLASH_MLA_TESTING
 #include "bindings/testing/host_dense_decode.h"
@@ -20,20 +20,12 @@ namespace ffi = xla::ffi;
 
 constexpr char kOperation[] = "dense_decode";
 
-// One instance for each architecture and element type; absent where this build has none.
-using Launch = cudaError_t (*)(const DenseDecodeParams&, int num_sms, cudaStream_t);
-using Initialize = cudaError_t (*)();
-
-struct Kernel {
-  Launch launch = nullptr;
-  Initialize initialize = nullptr;
-};
-
-Kernel kernel_for(const Device& device, ffi::DataType type) {
+// By the element type.
+Kernel<DenseDecodeParams> kernel_for(const Device& device, ffi::DataType type) {
 #ifdef JAX_FLASH_MLA_SM90
   if (device.major == 9) {
-    return type == ffi::BF16 ? Kernel{launch_dense_decode_sm90_bf16, initialize_dense_decode_sm90_bf16}
-                             : Kernel{launch_dense_decode_sm90_fp16, initialize_dense_decode_sm90_fp16};
+    if (type == ffi::BF16) return {launch_dense_decode_sm90_bf16, initialize_dense_decode_sm90_bf16};
+    return {launch_dense_decode_sm90_fp16, initialize_dense_decode_sm90_fp16};
   }
 #endif
   return {};
@@ -159,29 +151,13 @@ const auto run = [](cudaStream_t stream, auto... arguments) -> ffi::Error {
   const auto call = read_call(arguments...);
   if (call.has_error()) return call.error();
   if (auto error = check_limits(*call); error.failure()) return error;
-  const auto device = current_device();
-  if (device.has_error()) return device.error();
-  const Kernel kernel = kernel_for(**device, call->type);
-  if (!kernel.launch) return no_kernel_for(**device, kOperation);
-  if (call->is_empty()) {
-    // Some work all the same: there are versions of XLA that refuse to capture a call that does none.
-    const size_t bytes = call->partial_lses * sizeof(*call->params.partial_lse);
-    return to_error(cudaMemsetAsync(call->params.partial_lse, 0, bytes, stream), "clearing scratch of dense_decode");
-  }
-  return to_error(kernel.launch(call->params, (*device)->num_sms, stream), "launching dense_decode");
+  const DenseDecodeParams& params = call->params;
+  if (call->is_empty()) return clear_scratch(kOperation, params.partial_lse, call->partial_lses, stream);
+  const auto kernel = [&](const Device& device) { return kernel_for(device, call->type); };
+  return launch_kernel(kOperation, kernel, params, stream);
 };
 
-// Loads the kernels on this device and sets their attributes, which must not happen while a graph is captured.
-ffi::Error initialize() {
-  const auto device = current_device();
-  if (device.has_error()) return device.error();
-  for (const auto type : {ffi::BF16, ffi::F16}) {
-    const Kernel kernel = kernel_for(**device, type);
-    if (!kernel.initialize) return no_kernel_for(**device, kOperation);
-    if (auto error = to_error(kernel.initialize(), "loading dense_decode"); error.failure()) return error;
-  }
-  return ffi::Error::Success();
-}
+ffi::Error initialize() { return initialize_kernels(kOperation, kernel_for, {ffi::BF16, ffi::F16}); }
 
 template <typename Binding>
 auto with_signature(Binding binding) {

@@ -55,9 +55,10 @@ ffi::ErrorOr<const Device*> current_device() {
   return &*entry.device;
 }
 
-ffi::Error to_error(cudaError_t status, const char* what) {
+ffi::Error to_error(cudaError_t status, const char* doing, const char* what) {
   if (status == cudaSuccess) return ffi::Error::Success();
-  return ffi::Error::Internal(std::string(what) + ": " + cudaGetErrorName(status) + ", " + cudaGetErrorString(status));
+  return ffi::Error::Internal(std::string(doing) + what + ": " + cudaGetErrorName(status) + ", " +
+                              cudaGetErrorString(status));
 }
 
 ffi::Error no_kernel_for(const Device& device, const char* operation) {

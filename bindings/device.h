@@ -19,8 +19,8 @@ struct Device {
 // Facts of the current device, asked for once for each device. XLA makes a handler's device current.
 xla::ffi::ErrorOr<const Device*> current_device();
 
-// kInternal naming the call, or success.
-xla::ffi::Error to_error(cudaError_t status, const char* what);
+// kInternal naming the call, what it was doing and to what, or success.
+xla::ffi::Error to_error(cudaError_t status, const char* doing, const char* what = "");
 
 // kFailedPrecondition for a device that an operation has no kernel for.
 xla::ffi::Error no_kernel_for(const Device& device, const char* operation);

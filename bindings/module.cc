@@ -6,6 +6,7 @@
 
 #include "bindings/handlers.h"
 #include "cuda/sm90/dense_decode/params.h"
+#include "cuda/sm90/sparse_decode/params.h"
 #include "cuda/sm90/sparse_prefill/params.h"
 
 namespace nb = nanobind;
@@ -32,6 +33,7 @@ nb::dict stages(Handler* execute, Initialize*... initialize) {
 nb::dict targets() {
   nb::dict cuda;
   cuda["jax_flash_mla.dense_decode.v1"] = stages(jax_flash_mla_dense_decode, jax_flash_mla_dense_decode_initialize);
+  cuda["jax_flash_mla.sparse_decode.v1"] = stages(jax_flash_mla_sparse_decode, jax_flash_mla_sparse_decode_initialize);
   cuda["jax_flash_mla.sparse_prefill.v1"] =
       stages(jax_flash_mla_sparse_prefill, jax_flash_mla_sparse_prefill_initialize);
   nb::dict all;
@@ -39,6 +41,7 @@ nb::dict targets() {
 #ifdef JAX_FLASH_MLA_TESTING
   nb::dict cpu;
   cpu["jax_flash_mla.dense_decode.v1"] = stages(jax_flash_mla_dense_decode_host);
+  cpu["jax_flash_mla.sparse_decode.v1"] = stages(jax_flash_mla_sparse_decode_host);
   cpu["jax_flash_mla.sparse_prefill.v1"] = stages(jax_flash_mla_sparse_prefill_host);
   all["cpu"] = cpu;
 #endif
@@ -54,11 +57,17 @@ nb::dict constants() {
   dense_decode["tile_rows"] = kDenseDecodeTileRows;
   dense_decode["max_ctas"] = kDenseDecodeMaxCtas;
   dense_decode["partial_tiles"] = kDenseDecodePartialTiles;
+  nb::dict sparse_decode;
+  sparse_decode["dim_v"] = kSparseDecodeDimV;
+  sparse_decode["tile_rows"] = kSparseDecodeTileRows;
+  sparse_decode["max_ctas"] = kSparseDecodeMaxCtas;
+  sparse_decode["partial_tiles"] = kSparseDecodePartialTiles;
   nb::dict sparse_prefill;
   sparse_prefill["dim_v"] = kSparsePrefillDimV;
   sparse_prefill["tile_rows"] = kSparsePrefillTileRows;
   nb::dict all;
   all["dense_decode"] = dense_decode;
+  all["sparse_decode"] = sparse_decode;
   all["sparse_prefill"] = sparse_prefill;
   return all;
 }

@@ -4,7 +4,7 @@
 
 #include "bindings/checks.h"
 #include "bindings/define_handlers.h"
-#include "bindings/device.h"
+#include "bindings/kernel.h"
 #include "cuda/sm90/sparse_prefill/params.h"
 #ifdef JAX_FLASH_MLA_TESTING
 #include "bindings/testing/host_sparse_prefill.h"
@@ -17,17 +17,12 @@ namespace ffi = xla::ffi;
 
 constexpr char kOperation[] = "sparse_prefill";
 
-// One instance for each architecture and dimension of keys; absent where this build has none.
-struct Kernel {
-  cudaError_t (*launch)(const SparsePrefillParams&, int num_sms, cudaStream_t) = nullptr;
-  cudaError_t (*initialize)() = nullptr;
-};
-
-Kernel kernel_for(const Device& device, int64_t d_qk) {
+// By the dimensions of a key.
+Kernel<SparsePrefillParams> kernel_for(const Device& device, int64_t d_qk) {
 #ifdef JAX_FLASH_MLA_SM90
   if (device.major == 9) {
-    return d_qk == 576 ? Kernel{launch_sparse_prefill_sm90_bf16_576, initialize_sparse_prefill_sm90_bf16_576}
-                       : Kernel{launch_sparse_prefill_sm90_bf16_512, initialize_sparse_prefill_sm90_bf16_512};
+    if (d_qk == 576) return {launch_sparse_prefill_sm90_bf16_576, initialize_sparse_prefill_sm90_bf16_576};
+    return {launch_sparse_prefill_sm90_bf16_512, initialize_sparse_prefill_sm90_bf16_512};
   }
 #endif
   return {};
@@ -119,24 +114,11 @@ const auto run = [](cudaStream_t stream, auto... arguments) -> ffi::Error {
   const auto call = read_call(arguments...);
   if (call.has_error()) return call.error();
   if (auto error = check_limits(*call); error.failure()) return error;
-  const auto device = current_device();
-  if (device.has_error()) return device.error();
-  const Kernel kernel = kernel_for(**device, call->d_qk);
-  if (!kernel.launch) return no_kernel_for(**device, kOperation);
-  return to_error(kernel.launch(call->params, (*device)->num_sms, stream), "launching sparse_prefill");
+  const auto kernel = [&](const Device& device) { return kernel_for(device, call->d_qk); };
+  return launch_kernel(kOperation, kernel, call->params, stream);
 };
 
-// Loads the kernels on this device and sets their attributes, which must not happen while a graph is captured.
-ffi::Error initialize() {
-  const auto device = current_device();
-  if (device.has_error()) return device.error();
-  for (const int64_t d_qk : {576, 512}) {
-    const Kernel kernel = kernel_for(**device, d_qk);
-    if (!kernel.initialize) return no_kernel_for(**device, kOperation);
-    if (auto error = to_error(kernel.initialize(), "loading sparse_prefill"); error.failure()) return error;
-  }
-  return ffi::Error::Success();
-}
+ffi::Error initialize() { return initialize_kernels(kOperation, kernel_for, {int64_t(576), int64_t(512)}); }
 
 template <typename Binding>
 auto with_signature(Binding binding) {

@@ -11,6 +11,7 @@ from jax_flash_mla._extension import EMULATOR, EXTENSION
 
 # A name's version stands for its contract, which never changes: a changed one is a new name.
 DENSE_DECODE = "jax_flash_mla.dense_decode.v1"
+SPARSE_DECODE = "jax_flash_mla.sparse_decode.v1"
 SPARSE_PREFILL = "jax_flash_mla.sparse_prefill.v1"
 
 # Of the same handlers where test builds have their kernels on the CPU.
@@ -54,6 +55,54 @@ def dense_decode_with_scratch(
 def dense_decode(*operands, **options):
     """The results of ``dense_decode_with_scratch`` without the scratch."""
     return dense_decode_with_scratch(*operands, **options)[:2]
+
+
+def sparse_decode_with_scratch(
+    q,
+    k_cache,
+    indices,
+    topk_length,
+    extra_k_cache,
+    extra_indices,
+    extra_topk_length,
+    attn_sink,
+    *,
+    d_v: int,
+    scale: float,
+    emulated: bool = False,
+):
+    """Sparse decode by the kernel of the device.
+
+    Args:
+      q: [b, s_q, h_q, d].
+      k_cache: uint8 [pages, page_size, 1, bytes per token], whose size says the format.
+      indices: int32 [b, s_q, topk].
+      topk_length: int32 [b, s_q], or [0, 0]: all indices count.
+      extra_k_cache, extra_indices, extra_topk_length: the same of a second cache; one
+        without pages and with topk 0 is none.
+      attn_sink: float32 [m, h_q]; m divides b, or is 0: no sink.
+      d_v, scale: as in ``flash_mla_with_kvcache``.
+      emulated: whether to run the kernel for GPUs on the CPU; in test builds alone.
+
+    Returns:
+      out [b, s_q, h_q, d_v] of q's dtype, lse float32 [b, h_q, s_q]; then the scratch,
+      which means nothing to the caller: partial outputs and partial lse.
+    """
+    b, s_q, h_q, _ = q.shape
+    results = (
+        jax.ShapeDtypeStruct((b, s_q, h_q, d_v), q.dtype),
+        jax.ShapeDtypeStruct((b, h_q, s_q), jnp.float32),
+        *_support.WORKSPACES["sparse_decode"](d_v),
+    )
+    call = jax.ffi.ffi_call(SPARSE_DECODE + (EMULATED_SUFFIX if emulated else ""), results)
+    lists = (k_cache, indices, topk_length, extra_k_cache, extra_indices, extra_topk_length)
+    computed = call(q, *lists, attn_sink, scale=np.float32(scale))
+    return _vma.vary_like(tuple(computed), q)
+
+
+def sparse_decode(*operands, **options):
+    """The results of ``sparse_decode_with_scratch`` without the scratch."""
+    return sparse_decode_with_scratch(*operands, **options)[:2]
 
 
 def sparse_prefill(

@@ -7,13 +7,32 @@ import functools
 
 import jax.numpy as jnp
 
-from jax_flash_mla import _support
+from jax_flash_mla import _ffi, _support
 from jax_flash_mla import _validation as check
 from jax_flash_mla._derivative import attention
 from jax_flash_mla._kv_cache_format import KVCacheFormat
 from jax_flash_mla._stage import Pool
 from jax_flash_mla.reference import sparse_decode as reference
 from jax_flash_mla.reference.paged_tokens import as_unsigned
+
+
+def _kernel(config, **operands):
+    """``reference.forward`` by the custom call, where what has no rows is not given."""
+    b, s_q, h_q, _ = operands["q"].shape
+    absent = {
+        "topk_length": jnp.zeros((0, 0), jnp.int32),
+        "extra_k_cache": jnp.zeros((0, 1, 1, config.fmt.bytes_per_token), jnp.uint8),
+        "extra_indices": jnp.zeros((b, s_q, 0), jnp.int32),
+        "extra_topk_length": jnp.zeros((0, 0), jnp.int32),
+        "attn_sink": jnp.zeros((0, h_q), jnp.float32),
+    }
+    return _ffi.sparse_decode(
+        **{name: absent[name] if x is None else x for name, x in operands.items()},
+        d_v=config.head_dim_v,
+        scale=config.scale,
+        emulated=config.implementation == _support.EMULATED,
+    )
+
 
 _attention = functools.partial(
     attention,
@@ -34,7 +53,7 @@ _attention = functools.partial(
 )
 ATTENTION = _attention(differentiable=("q", "k_cache", "extra_k_cache", "attn_sink"))
 # Bytes have no gradient.
-ATTENTION_FP8 = _attention(differentiable=("q", "attn_sink"))
+ATTENTION_FP8 = _attention(differentiable=("q", "attn_sink"), kernel=_kernel)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +63,7 @@ class Config:
     head_dim_v: int
     scale: float
     fmt: KVCacheFormat | None
+    implementation: str
 
 
 def sparse_decode(
@@ -85,7 +105,7 @@ def sparse_decode(
     attn_sink = shapes.optional("attn_sink", attn_sink, "h_q", check.FLOAT32)
     fmt = _format(shapes, q, k_cache, extra_k_cache, head_dim_v, is_fp8_kvcache)
 
-    _support.resolve(
+    chosen = _support.resolve(
         "sparse_decode",
         implementation,
         dtype=q.dtype,
@@ -93,7 +113,8 @@ def sparse_decode(
         **{name: shapes[name] for name in ("h_q", "d_qk", "s_q", "topk", "page_size")},
         d_v=head_dim_v,
     )
-    config = Config(head_dim_v, check.static_scale("softmax_scale", softmax_scale, shapes["d_qk"] ** -0.5), fmt)
+    scale = check.static_scale("softmax_scale", softmax_scale, shapes["d_qk"] ** -0.5)
+    config = Config(head_dim_v, scale, fmt, chosen)
     if fmt is not None:
         k_cache, extra_k_cache = (None if c is None else as_unsigned(c) for c in (k_cache, extra_k_cache))
     return (ATTENTION if fmt is None else ATTENTION_FP8)(

@@ -25,17 +25,17 @@ IMPLEMENTATIONS = (None, "cuda", "xla")
 ARCHITECTURES = ("sm90", "sm100")
 
 # The kernels' own sizes; the extension tells the same as ``constants``. Dimensions of a key and of a value; query rows
-# of one tile; for dense decode, most thread blocks of a launch, and partial tiles, of which a thread block leaves two
-# at most.
+# of one tile; for decode, most thread blocks of a launch, and partial tiles, two at most of each thread block.
 SIZES = {
     "dense_decode": dict(dim_qk=576, dim_v=512, tile_rows=64, max_ctas=160, partial_tiles=320),
+    "sparse_decode": dict(dim_v=512, tile_rows=64, max_ctas=160, partial_tiles=320),
     "sparse_prefill": dict(dim_v=512, tile_rows=64),
 }
 
 
-def _dense_decode_workspace(d_v: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+def _decode_workspace(operation: str, d_v: int) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Partial outputs and partial lse."""
-    sizes = SIZES["dense_decode"]
+    sizes = SIZES[operation]
     tiles = (sizes["partial_tiles"], sizes["tile_rows"])
     return (
         jax.ShapeDtypeStruct((*tiles, d_v), jnp.float32),
@@ -45,7 +45,7 @@ def _dense_decode_workspace(d_v: int) -> tuple[jax.ShapeDtypeStruct, ...]:
 
 # Scratch of a call: more results, whose sizes follow from shapes and constants alone, so that a compiled program fits
 # every device.
-WORKSPACES = {"dense_decode": _dense_decode_workspace}
+WORKSPACES = {name: functools.partial(_decode_workspace, name) for name in ("dense_decode", "sparse_decode")}
 
 
 class Limit(NamedTuple):
@@ -109,6 +109,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 }
 WRITTEN: dict[str, frozenset[str]] = {operation: frozenset() for operation in LIMITS} | {
     "dense_decode": frozenset({"sm90"}),
+    "sparse_decode": frozenset({"sm90"}),
     "sparse_prefill": frozenset({"sm90"}),
 }
 KERNELS: dict[str, frozenset[str]] = {

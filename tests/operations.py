@@ -63,6 +63,8 @@ ALL = ATTENTION + OTHER
 KERNEL_SIZED = (
     dense_decode("dense_decode_of_latents", h_q=8, h_kv=1, causal=False, **LATENTS),
     dense_decode("dense_decode_of_latents_causal_grouped", h_q=4, h_kv=2, causal=True, **LATENTS),
+    sparse_decode("sparse_decode_V32_in_bfloat16", V32, kernel_sized=True),
+    sparse_decode("sparse_decode_MODEL1_in_bfloat16", MODEL1, kernel_sized=True),
     sparse_prefill("sparse_prefill_of_latents", 2, d=576, d_v=512, topk=70, kernel_sized=True),
     sparse_prefill("sparse_prefill_of_latents_without_rotary", "e", d=512, d_v=512, kernel_sized=True),
 )

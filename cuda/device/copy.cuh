@@ -32,6 +32,16 @@ __device__ __forceinline__ void copy_16_bytes(void* destination, const void* sou
                : "memory");
 }
 
+// The same of 8 bytes, for what is not aligned to 16.
+__device__ __forceinline__ void copy_8_bytes(void* destination, const void* source, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(destination)), "l"(source),
+               "r"(valid ? 8 : 0)
+               : "memory");
+}
+
+// Until all copies that this thread has started are there.
+__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 // Arrives when all copies that this thread has started are there. One of the barrier's expected arrivals.
 __device__ __forceinline__ void arrive_after_copies(Barrier& barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&barrier)) : "memory");

@@ -14,6 +14,12 @@ inline constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 inline constexpr float kLog2E = 1.4426950408889634f;
 inline constexpr float kLn2 = 0.6931471805599453f;
 
+// The same, but the compiler does not know: what is computed from it is not computed ahead of a loop, and kept.
+__device__ __forceinline__ int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // 2^x to two units in the last place; 0 for -inf.
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;
@@ -39,14 +45,26 @@ __device__ __forceinline__ uint32_t pack<__half>(float low, float high) {
   return pair;
 }
 
+// Pairs of bfloat16, each with its own: products, and x · y + z, rounded once. Subnormal numbers count.
+__device__ __forceinline__ uint32_t multiply_pairs(uint32_t x, uint32_t y) {
+  uint32_t product;
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(x), "r"(y));
+  return product;
+}
+
+__device__ __forceinline__ uint32_t fma_pairs(uint32_t x, uint32_t y, uint32_t z) {
+  uint32_t sum;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(x), "r"(y), "r"(z));
+  return sum;
+}
+
 // Both of a pair times a power of two.
 template <typename Element>
 __device__ __forceinline__ uint32_t scale_pair(uint32_t pair, float factor);
 
 template <>
 __device__ __forceinline__ uint32_t scale_pair<__nv_bfloat16>(uint32_t pair, float factor) {
-  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(pair) : "r"(pair), "r"(pack<__nv_bfloat16>(factor, factor)));
-  return pair;
+  return multiply_pairs(pair, pack<__nv_bfloat16>(factor, factor));
 }
 
 template <>

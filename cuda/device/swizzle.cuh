@@ -15,4 +15,9 @@ __host__ __device__ constexpr int swizzled_chunk(int row, int chunk) {
   return row * kSwizzleRowBytes + ((chunk ^ (row % 8)) * 16);
 }
 
+// The same chunk some rows, a multiple of 4, further down: from the offset of one in the first four of eight.
+__host__ __device__ constexpr int swizzled_rows_below(int offset, int rows) {
+  return (offset ^ (rows % 8 * 16)) + rows * kSwizzleRowBytes;
+}
+
 }  // namespace jax_flash_mla::device

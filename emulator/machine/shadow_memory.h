@@ -42,7 +42,7 @@ struct Actor {
 
   bool knows(const Event& event, uint32_t lane) const {
     for (const Own& mine : own) {
-      if (event.component == mine.first && (mine.lanes >> lane & 1)) return event.time <= mine.time;
+      if (event.component == mine.first && (mine.lanes >> lane & 1) && event.time <= mine.time) return true;
     }
     return (*seen)[event.component + lane] >= event.time;
   }

@@ -151,17 +151,21 @@ def fp8_cache(rng, fmt, pages, page_size, power_of_two_scales=False):
     return fm.quantize_kv_cache(latent, rope, fmt, power_of_two_scales=power_of_two_scales)
 
 
-def sparse_decode(name, fmt, *, b=2, s_q=2, h_q=3, topk=7, extra_topk=5, page_size=4, extra_page_size=6):
+def sparse_decode(
+    name, fmt, *, b=2, s_q=2, h_q=3, topk=7, extra_topk=5, page_size=4, extra_page_size=6, kernel_sized=False
+):
     pages, extra_pages = 3, 2
     d, d_v = (20, 12) if fmt is None else (fmt.d_qk, fmt.d_v)
     scale = d**-0.5
 
     def cache(rng, dtype, shape):
-        return normal(rng, (*shape, 1, d), dtype) if fmt is None else fp8_cache(rng, fmt, *shape)
+        if fmt is None:
+            return normal(rng, (*shape, 1, d), dtype)
+        return fp8_cache(rng, fmt, *shape, power_of_two_scales=kernel_sized)
 
     def make(rng, dtype):
         return dict(
-            q=normal(rng, (b, s_q, h_q, d), dtype),
+            q=normal(rng, (b, s_q, h_q, d), exact_in(dtype, kernel_sized)).astype(dtype),
             k_cache=cache(rng, dtype, (pages, page_size)),
             indices=int32(rng.integers(-2, pages * page_size + 2, (b, s_q, topk))),
             topk_length=int32(rng.integers(1, topk + 1, (b, s_q))),
@@ -172,8 +176,8 @@ def sparse_decode(name, fmt, *, b=2, s_q=2, h_q=3, topk=7, extra_topk=5, page_si
         )
 
     def call(implementation, q, k_cache, indices, **optional):
-        return fm.flash_mla_with_kvcache(
-            q,
+        out, lse = fm.flash_mla_with_kvcache(
+            q.astype(exact_in(q.dtype, kernel_sized)),
             k_cache,
             None,
             None,
@@ -184,6 +188,7 @@ def sparse_decode(name, fmt, *, b=2, s_q=2, h_q=3, topk=7, extra_topk=5, page_si
             implementation=implementation,
             **optional,
         )
+        return out.astype(q.dtype), lse
 
     def lists(k_cache, indices, topk_length, extra_k_cache, extra_indices_in_kvcache, extra_topk_length):
         fmt_name = None if fmt is None else fmt.name
@@ -238,6 +243,8 @@ def sparse_decode(name, fmt, *, b=2, s_q=2, h_q=3, topk=7, extra_topk=5, page_si
         want,
         gradients,
         "sparse_decode_forward",
+        family=None if fmt is None else "sparse_decode",  # no kernel takes float caches
+        kernel_sized=kernel_sized,
         together=(
             ("extra_k_cache", "extra_indices_in_kvcache"),
             ("extra_topk_length", "extra_k_cache", "extra_indices_in_kvcache"),

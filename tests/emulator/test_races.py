@@ -381,6 +381,14 @@ class CopiesTest(RacesTest):
         arrive = "mbarrier.arrive.shared.b64 _, [bar];"
         self.assert_both(body, arrive, "cp.async.mbarrier.arrive.noinc.shared.b64 [bar];", "what lane 0 began")
 
+    def test_own_copies_that_arrive(self):
+        """Who has waited for earlier copies as such may learn of later ones from a barrier."""
+        body = INIT.format(32) + self.PLACE + "bar.sync 0;\n" + self.COPY + "cp.async.wait_all;\n" + FIRST + self.COPY
+        body += "SYNC\n" + wait() + SECOND + self.READ_OWN
+        arrive = "mbarrier.arrive.shared.b64 _, [bar];"
+        with_ = "cp.async.mbarrier.arrive.noinc.shared.b64 [bar];"
+        self.assert_both(body, arrive, with_, "lane 0", block=32)
+
     def test_what_who_copies_knew(self):
         """The second of three warps reads, the third learns of it and copies, the first waits for that and writes."""
         body = INIT.format(32) + "st.shared.b32 [%r10], 5;\nbar.sync 0;\nsetp.eq.u32 %p2, %r3, 2;\n"

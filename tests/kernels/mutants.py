@@ -17,7 +17,7 @@ from unittest import mock
 
 import numpy as np
 
-from kernels.dense_decode_problem import Problem, run_poisoned
+from kernels import dense_decode_problem, sparse_decode_problem
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HARMLESS = pathlib.Path(__file__).with_name("harmless_mutants.json")
@@ -77,36 +77,70 @@ def sites(kernels: str) -> list[Site]:
     ]
 
 
-# The same for all problems: a process asks for the device once.
-SMS = 4
+class Target(typing.NamedTuple):
+    """A kernel, and problems that between them come to all its instructions."""
+
+    kernels: str  # matches its name
+    module: typing.Any  # has Problem and run_poisoned
+    problems: tuple[dict, ...]
+
+
 # Thread blocks with several items, of which some blocks are partial; a piece of a request for each thread block, combined
 # by several warps together; pieces of several requests, which different lanes find.
-PROBLEMS = (
-    dict(lengths=[330, 70, 0, 200, 64, 90], h_q=20, s_q=4, causal=True, sink=True),
-    dict(lengths=[1000], h_q=4),
-    dict(lengths=[1000, 900], h_q=32),
+DENSE_DECODE = Target(
+    r"dense_decode.*bfloat16",
+    dense_decode_problem,
+    (
+        dict(lengths=[330, 70, 0, 200, 64, 90], h_q=20, s_q=4, causal=True, sink=True),
+        dict(lengths=[1000], h_q=4),
+        dict(lengths=[1000, 900], h_q=32),
+    ),
 )
+SPARSE_DECODE = Target(
+    r"sparse_decode.*V32",
+    sparse_decode_problem,
+    (
+        dict(
+            b=6,
+            topk=330,
+            lengths=[330, 70, 0, 200, 64, 90],
+            extra_topk=70,
+            extra_lengths=[70, 0, 0, 7],
+            h_q=70,
+            sink=True,
+        ),
+        dict(b=1, topk=1000, h_q=4),
+        dict(b=2, topk=1000, h_q=32),
+    ),
+)
+TARGETS = (DENSE_DECODE, SPARSE_DECODE)
+# The same for all problems: a process asks for the device once.
+SMS = 4
 
 
-def run(number: int, without: str = "") -> list[np.ndarray]:
-    made = Problem(np.random.default_rng(number), **PROBLEMS[number])
-    made.spoil_unused(np.nan)
+def run(target: int, number: int, without: str = "") -> list[np.ndarray]:
+    module = TARGETS[target].module
+    made = module.Problem(np.random.default_rng(number), **TARGETS[target].problems[number])
+    if module is dense_decode_problem:
+        made.spoil_unused(np.nan)
+    else:
+        made.spoil_unused()
     settings = {"SMS": str(SMS), "THREADS": "1", "PATIENCE": "20", "RACES": "1", "WITHOUT": without}
     with mock.patch.dict(os.environ, {f"JAX_FLASH_MLA_EMULATOR_{name}": value for name, value in settings.items()}):
-        return run_poisoned(made, np.nan, emulated=True)
+        return module.run_poisoned(made, np.nan, emulated=True)
 
 
 @functools.cache
-def expected(number: int) -> list[np.ndarray]:
-    return run(number)
+def expected(target: int, number: int) -> list[np.ndarray]:
+    return run(target, number)
 
 
-def caught_by(site: Site) -> str:
+def caught_by(target: int, site: Site) -> str:
     """What the emulator says of the kernel without it; empty where nothing is different."""
-    for number in range(len(PROBLEMS)):
-        want = expected(number)
+    for number in range(len(TARGETS[target].problems)):
+        want = expected(target, number)
         try:
-            got = run(number, f"{site.kernel}:{site.line}")
+            got = run(target, number, f"{site.kernel}:{site.line}")
         except Exception as error:
             report = str(error)
             return next((name for words, name in SUBJECTS.items() if words in report), report)
@@ -115,14 +149,15 @@ def caught_by(site: Site) -> str:
     return ""
 
 
-def all_caught_by(chosen: list[Site]) -> dict[Site, str]:
-    """The same of many, by several processes: what is left out is said by the environment."""
+def all_caught_by(target: Target) -> dict[Site, str]:
+    """The same of all of a kernel's, by several processes: what is left out is said by the environment."""
+    chosen, work = sites(target.kernels), functools.partial(caught_by, TARGETS.index(target))
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(min(os.cpu_count() or 1, 4), context) as pool:
-        return dict(zip(chosen, pool.map(caught_by, chosen, chunksize=4)))
+        return dict(zip(chosen, pool.map(work, chosen, chunksize=4)))
 
 
-def harmless() -> collections.Counter[tuple[str, str, str]]:
-    """How many instructions of each key nobody misses."""
-    entries = json.loads(HARMLESS.read_text())
-    return collections.Counter({(e["kernel"], e["opcode"], " < ".join(e["source"])): e["count"] for e in entries})
+def harmless(kernel: str) -> collections.Counter[tuple[str, str, str]]:
+    """How many instructions of each key of a kernel nobody misses."""
+    entries = [entry for entry in json.loads(HARMLESS.read_text()) if entry["kernel"] == kernel]
+    return collections.Counter({(kernel, e["opcode"], " < ".join(e["source"])): e["count"] for e in entries})

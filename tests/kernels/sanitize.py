@@ -25,7 +25,8 @@ import numpy as np
 
 from jax_flash_mla import _ffi
 from kernels import dense_decode_problem as dense
-from kernels import sparse_prefill_problem as sparse
+from kernels import sparse_decode_problem as sparse_decode
+from kernels import sparse_prefill_problem as sparse_prefill
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 NO_FINDINGS = re.compile(r"^=+ (ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: 0 hazards.*)$", re.MULTILINE)
@@ -59,6 +60,14 @@ DENSE_DECODE = {
 }
 
 
+SPARSE_DECODE = {
+    "tiles of heads": dict(h_q=130, topk=200, sink=True),
+    "one token on the whole card": dict(b=1, h_q=64, topk=1000, pages=20),
+    "two caches, odd pages": dict(fmt="MODEL1", h_q=20, topk=100, page_size=5, pages=70, extra_topk=70),
+    "lengths": dict(b=4, s_q=2, h_q=3, topk=130, lengths=[0, 1, 64, 130, -1, 131, 65, 7]),
+    "more query tokens than thread blocks": dict(b=150, h_q=2, topk=3),
+    "no key": dict(fmt="MODEL1", pages=0),
+}
 SPARSE_PREFILL = {
     "tiles of heads": dict(h_q=130, topk=200, sink=True),
     "without rotary dims, odd blocks": dict(h_q=64, d_qk=512, topk=192),
@@ -69,7 +78,7 @@ SPARSE_PREFILL = {
 
 
 def run_calls():
-    if not (dense.HAS_KERNEL and sparse.HAS_KERNEL):
+    if not (dense.HAS_KERNEL and sparse_decode.HAS_KERNEL and sparse_prefill.HAS_KERNEL):
         raise SystemExit("no GPU here has the kernels")
     rng = np.random.default_rng(0)
     for name, (options, change) in DENSE_DECODE.items():
@@ -80,12 +89,21 @@ def run_calls():
         results = _ffi.dense_decode(*problem.arrays(), d_v=dense.D_V, scale=problem.scale, causal=problem.causal)
         dense.DenseDecodeTest().assert_right(problem, [np.asarray(x) for x in results])
         print(f"dense decode, {name}: right")
+    for name, options in SPARSE_DECODE.items():
+        problem = sparse_decode.Problem(rng, **options)
+        problem.invalidate(rng, 0.1)
+        problem.spoil_unused()
+        results = _ffi.sparse_decode(*problem.arrays(), d_v=sparse_decode.D_V, scale=problem.scale)
+        sparse_decode.SparseDecodeTest().assert_right(problem, [np.asarray(x) for x in results])
+        print(f"sparse decode, {name}: right")
     for name, options in SPARSE_PREFILL.items():
-        problem = sparse.Problem(rng, **options)
+        problem = sparse_prefill.Problem(rng, **options)
         problem.invalidate(rng, 0.1)
         problem.spoil_unused(np.nan)
-        results = _ffi.sparse_prefill(*problem.arrays(), d_v=sparse.D_V, scale=problem.scale, lse_base=problem.base)
-        sparse.SparsePrefillTest().assert_right(problem, [np.asarray(x) for x in results])
+        results = _ffi.sparse_prefill(
+            *problem.arrays(), d_v=sparse_prefill.D_V, scale=problem.scale, lse_base=problem.base
+        )
+        sparse_prefill.SparsePrefillTest().assert_right(problem, [np.asarray(x) for x in results])
         print(f"sparse prefill, {name}: right")
 
 

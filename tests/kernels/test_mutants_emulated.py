@@ -7,15 +7,25 @@ import unittest
 from jax_flash_mla import _ffi
 from kernels import mutants
 
-DENSE_DECODE = r"dense_decode.*bfloat16"
+# Of either.
+KINDS = (
+    *("mbarrier.arrive", "mbarrier.try_wait", "cp.async.mbarrier.arrive", "fence.proxy.async", "fence.mbarrier_init"),
+    *("wgmma.fence", "wgmma.commit_group", "wgmma.wait_group", "bar.sync", "barrier.sync", "bar.warp.sync"),
+)
 
 
-@unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
 class MutantsTest(unittest.TestCase):
+    """Tests of a kernel."""
+
+    __test__ = False
+    target: mutants.Target
+    name: str  # as its instructions have it
+    kinds: tuple[str, ...]  # of instructions that it has besides
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.caught = mutants.all_caught_by(mutants.sites(DENSE_DECODE))
+        cls.caught = mutants.all_caught_by(cls.target)
 
     def test_each_is_missed_or_known_to_be_harmless(self):
         survivors = collections.Counter(site.key for site, by in self.caught.items() if not by)
@@ -23,7 +33,7 @@ class MutantsTest(unittest.TestCase):
         print(f"{len(self.caught)} instructions left out, caught by:")
         for by, count in summary.most_common():
             print(f"  {count:3} {by}")
-        listed = mutants.harmless()
+        listed = mutants.harmless(self.name)
         self.assertEqual(survivors - listed, {}, "left out, these make no difference")
         self.assertEqual(listed - survivors, {}, "these are listed as harmless, but are missed or are no longer there")
 
@@ -34,13 +44,23 @@ class MutantsTest(unittest.TestCase):
 
     def test_all_kinds_are_there(self):
         opcodes = " ".join(site.opcode for site in self.caught)
-        for kind in (
-            *("mbarrier.arrive", "mbarrier.arrive.expect_tx", "mbarrier.try_wait", "cp.async.mbarrier.arrive"),
-            *("fence.proxy.async", "fence.mbarrier_init", "wgmma.fence", "wgmma.commit_group", "wgmma.wait_group"),
-            *("bar.sync", "barrier.sync", "bar.warp.sync"),
-        ):
+        for kind in KINDS + self.kinds:
             self.assertIn(kind, opcodes)
 
+
+@unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
+class DenseDecodeMutantsTest(MutantsTest):
+    __test__ = True
+    target, name, kinds = mutants.DENSE_DECODE, "dense_decode_kernel", ("mbarrier.arrive.expect_tx",)
+
+
+@unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
+class SparseDecodeMutantsTest(MutantsTest):
+    __test__ = True
+    target, name, kinds = mutants.SPARSE_DECODE, "sparse_decode_kernel", ("cp.async.wait_all",)
+
+
+class HarmlessTest(unittest.TestCase):
     def test_reasons(self):
         for entry in json.loads(mutants.HARMLESS.read_text()):
             self.assertEqual(set(entry), {"kernel", "opcode", "source", "count", "why"})

@@ -9,38 +9,26 @@
 #include "cuda/sm90/dense_decode/config.h"
 #include "cuda/sm90/dense_decode/loader.cuh"
 #include "cuda/sm90/dense_decode/problem.cuh"
-#include "cuda/sm90/mla/warpgroup.cuh"
+#include "cuda/sm90/split/attention.cuh"
 #include "cuda/sm90/split/combine.cuh"
 
 namespace jax_flash_mla::dense_decode_sm90 {
 
 template <typename Config>
-class Attention : public mla_sm90::Warpgroup<Config, Attention<Config>> {
-  using Base = mla_sm90::Warpgroup<Config, Attention<Config>>;
+class Attention : public split_sm90::Attention<Config, Attention<Config>, Problem<Config>> {
+  using Base = split_sm90::Attention<Config, Attention<Config>, Problem<Config>>;
 
  public:
-  __device__ __forceinline__ Attention(const Problem<Config>& problem, typename Config::SharedStorage& shared, int self)
-      : Base(shared, self, problem.grid.scale_log2), problem_(problem) {}
-
-  // Whether results are to be combined; at the end.
-  __device__ __forceinline__ bool has_cuts() const { return !item().piece.whole; }
+  using Base::Base, Base::is_sound;
 
  private:
-  friend Base;
-  using Base::shared_, Base::self_, Base::lane_, Base::items_, Base::out_, Base::row_max_, Base::row_sum_;
-  using Base::warp, Base::row;
-  using typename Base::Element;
+  friend mla_sm90::Warpgroup<Config, Attention<Config>>;
+  using Base::shared_, Base::self_, Base::lane_, Base::problem_, Base::item, Base::row;
 
-  const Problem<Config>& problem_;
   // Counted from the item's first block, as far as its blocks go: the first that not every row may attend to as a whole,
   // and the first that not all keys are there of.
   int unmasked_, full_;
 
-  // Read anew from shared memory wherever it is wanted, since registers are few.
-  __device__ __forceinline__ const Item& item() const { return shared_.items[items_ % 2]; }
-
-  __device__ __forceinline__ bool is_end() const { return item().piece.request < 0; }
-  __device__ __forceinline__ bool is_sound() const { return item().sound; }
   __device__ __forceinline__ bool is_sound(int stage) const { return !shared_.unsound[stage]; }
 
   __device__ __forceinline__ int begin() {
@@ -80,40 +68,6 @@ class Attention : public mla_sm90::Warpgroup<Config, Attention<Config>> {
       for (int i = 2 * r; i < Config::kScores; i += 4) {
         if (i / 4 * 8 >= columns) scores[i] = -device::kInfinity;
         if (i / 4 * 8 + 1 >= columns) scores[i + 1] = -device::kInfinity;
-      }
-    }
-  }
-
-  // Normalises the tile's columns and writes them: as a result, or as a partial one.
-  __device__ __forceinline__ void write() {
-    const split_sm90::Piece piece = item().piece;
-    const int rows = problem_.rows(piece.tile);
-    const bool writes_lse = self_ == 0 && lane_ % 4 == 0;
-    const int place = split_sm90::partial_tile(blockIdx.x, piece.first_block == 0);
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int row = this->row() + 8 * r;
-      const bool exists = row < rows;
-      const bool attends = row_sum_[r] != 0.0f;
-      const float lse_log2 = attends ? row_max_[r] + log2f(row_sum_[r]) : -device::kInfinity;
-      if (piece.whole) {
-        const int real_row = exists ? row : 0;
-        const float lse = lse_log2 * device::kLn2;
-        const float share = attends ? problem_.keys_share(piece.request, piece.tile, real_row, lse) : 0.0f;
-        if (exists && writes_lse) problem_.put(piece.request, piece.tile, row, lse);
-        this->store_row(r, exists, problem_.out(piece.request, piece.tile, real_row),
-                        attends ? share / row_sum_[r] : 0.0f);
-      } else if (exists) {
-        const float factor = 1.0f / row_sum_[r];
-        if (writes_lse) problem_.params.partial_lse[place * Config::kBlockM + row] = lse_log2;
-        auto* target = reinterpret_cast<float4*>(problem_.params.partial_out) +
-                       split_sm90::partial_vector(place, self_, warp(), r, 0, lane_);
-#pragma unroll
-        for (int i = 0; i < Config::kOutputs; i += 8) {
-          const float* x = out_ + i + 2 * r;
-          target[i / 8 * 32] = attends ? make_float4(x[0] * factor, x[1] * factor, x[4] * factor, x[5] * factor)
-                                       : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        }
       }
     }
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "cuda/device/launch.h"
 #include "cuda/device/tensor_map.h"
 #include "cuda/sm90/dense_decode/kernel.cuh"
 
@@ -32,11 +33,9 @@ cudaError_t make_key_map(const DenseDecodeParams& params, int slots, CUtensorMap
                                  Config::kTileColumns, slots);
 }
 
-// Makes the kernel ready: setting attributes loads it, which must not happen while a graph is captured.
 template <typename Config>
 cudaError_t initialize() {
-  return cudaFuncSetAttribute(dense_decode_kernel<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              sizeof(typename Config::SharedStorage));
+  return device::prepare(dense_decode_kernel<Config>, sizeof(typename Config::SharedStorage));
 }
 
 template <typename Config>
@@ -44,19 +43,9 @@ cudaError_t launch(const DenseDecodeParams& params, int num_sms, cudaStream_t st
   const Grid grid = make_grid<Config>(params, num_sms);
   CUtensorMap keys;
   if (auto error = make_key_map<Config>(params, grid.box_slots, &keys); error != cudaSuccess) return error;
-
-  cudaLaunchConfig_t config = {};
-  config.stream = stream;
-  config.gridDim = dim3(grid.layout.lanes * grid.layout.parts);
-  config.blockDim = dim3(Config::kThreads);
-  config.dynamicSmemBytes = sizeof(typename Config::SharedStorage);
-  // Thread blocks may wait for each other.
-  cudaLaunchAttribute cooperative;
-  cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = 1;
-  config.attrs = &cooperative;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, dense_decode_kernel<Config>, params, grid, keys);
+  const device::Blocks blocks = {grid.layout.lanes * grid.layout.parts, Config::kThreads,
+                                 sizeof(typename Config::SharedStorage), true};
+  return device::launch(dense_decode_kernel<Config>, blocks, stream, params, grid, keys);
 }
 
 }  // namespace jax_flash_mla::dense_decode_sm90

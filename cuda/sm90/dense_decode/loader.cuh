@@ -31,14 +31,17 @@ class Loader {
 
   // Whether results are to be combined.
   __device__ __forceinline__ bool run() {
-    split_sm90::Pieces<Problem<Config>> pieces(problem_, work_, blockIdx.x % problem_.layout().lanes);
+    split_sm90::Piece piece;
+    const auto next = [&] {
+      return split_sm90::next_piece(problem_, blockIdx.x % problem_.layout().lanes, work_, piece);
+    };
     const int warp = device::uniform(threadIdx.x % Config::kLoaderThreads / 32);
     if (warp < kKeyWarps) {
       uint32_t round = 0;
-      while (pieces.next()) load_keys(pieces.current, warp, round);
+      while (next()) load_keys(piece, warp, round);
     } else {
       uint32_t count = 0;
-      for (; pieces.next(); ++count) load_queries(pieces.current, warp - kKeyWarps, count);
+      for (; next(); ++count) load_queries(piece, warp - kKeyWarps, count);
       Item none = {};
       none.piece.request = -1;
       none.piece.whole = work_.whole;

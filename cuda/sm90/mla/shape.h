@@ -16,26 +16,33 @@ namespace jax_flash_mla::mla_sm90 {
 
 namespace gmma = cute::SM90::GMMA;
 
-// The matrix instructions of an element type: scores = q · kᵀ, and outputs = weights · v with the weights in registers.
-template <typename Element>
+// The matrix instructions of an element type: scores = q · kᵀ, and some columns of outputs = weights · v, with the weights in
+// registers.
+template <typename Element, int OutputColumns>
 struct Instructions;
 
 template <>
-struct Instructions<__nv_bfloat16> {
+struct Instructions<__nv_bfloat16, 256> {
   using Scores = gmma::MMA_64x64x16_F32BF16BF16_SS<gmma::Major::K, gmma::Major::K>;
   using Outputs = gmma::MMA_64x256x16_F32BF16BF16_RS<gmma::Major::K, gmma::Major::MN>;
 };
 
 template <>
-struct Instructions<__half> {
+struct Instructions<__nv_bfloat16, 128> {
+  using Scores = Instructions<__nv_bfloat16, 256>::Scores;
+  using Outputs = gmma::MMA_64x128x16_F32BF16BF16_RS<gmma::Major::K, gmma::Major::MN>;
+};
+
+template <>
+struct Instructions<__half, 256> {
   using Scores = gmma::MMA_64x64x16_F32F16F16_SS<gmma::Major::K, gmma::Major::K>;
   using Outputs = gmma::MMA_64x256x16_F32F16F16_RS<gmma::Major::K, gmma::Major::MN>;
 };
 
-template <typename Element_, int DimQK>
+// Loading warps: whole warpgroups, since registers are dealt by these.
+template <typename Element_, int DimQK, int LoaderWarps = 4>
 struct Shape {
   using Element = Element_;
-  using Mma = Instructions<Element>;
 
   static constexpr int kBlockM = 64;  // query rows of a tile
   static constexpr int kBlockN = 64;  // keys of a block
@@ -46,9 +53,10 @@ struct Shape {
   static constexpr int kWarpgroups = 2;
   static_assert(kWarpgroups == kStages);
   static constexpr int kMathThreads = 128 * kWarpgroups, kMathWarps = kMathThreads / 32;
-  static constexpr int kLoaderThreads = 128, kLoaderWarps = kLoaderThreads / 32;
+  static constexpr int kLoaderWarps = LoaderWarps, kLoaderThreads = 32 * kLoaderWarps;
   static constexpr int kThreads = kMathThreads + kLoaderThreads;
-  static constexpr int kMathRegisters = 224, kLoaderRegisters = 56;
+  static constexpr int kMathRegisters = kLoaderWarps == 4 ? 224 : 192, kLoaderRegisters = kLoaderWarps == 4 ? 56 : 64;
+  static_assert(kLoaderThreads % 128 == 0);
   static_assert(kMathRegisters * kMathThreads + kLoaderRegisters * kLoaderThreads <= 64 * 1024);
 
   // Operands lie in swizzled tiles of 64 columns.
@@ -67,6 +75,12 @@ struct Shape {
   static constexpr int kChunk = 16;
   static constexpr int kChunkRowBytes = kChunk * int(sizeof(Element));
   static constexpr int kChunkColumnBytes = kChunk * kTileRowBytes;
+
+  // Columns of outputs of one instruction. The compiler wants its operands to fit the registers that a thread would have
+  // without setmaxnreg: 168, or 128.
+  static constexpr int kOutputColumns = kLoaderWarps == 4 ? 256 : 128;
+  static constexpr int kOutputTiles = kOutputColumns / kTileColumns;
+  using Mma = Instructions<Element, kOutputColumns>;
 
   // What a thread has of a tile's accumulators: of scores; of weights, as pairs; of one tile of outputs.
   static constexpr int kScores = kBlockN / 2, kWeights = kScores / 2, kTileOutputs = kTileColumns / 2;
@@ -110,6 +124,7 @@ enum NamedBarrier : int {
   kLoaderBarrier = 1,     // among the loading threads
   kWarpgroupBarrier = 2,  // and 3: among the threads of a multiplying warpgroup
   kMathBarrier = 4,       // among those of both
+  kSecondLoaderBarrier,   // among the threads of a second loading warpgroup
 };
 
 }  // namespace jax_flash_mla::mla_sm90

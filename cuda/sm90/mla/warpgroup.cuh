@@ -291,7 +291,13 @@ class Warpgroup {
 #pragma unroll
     for (int c = 0; c < Config::kBlockN / Config::kChunk; ++c) {
       const uint32_t chunk[4] = {weights[4 * c], weights[4 * c + 1], weights[4 * c + 2], weights[4 * c + 3]};
-      device::multiply<typename Config::Mma::Outputs>(chunk, values.at(c * Config::kChunkColumnBytes), out_, true);
+#pragma unroll
+      for (int t = 0; t < Config::kHalfTiles; t += Config::kOutputTiles) {
+        auto& out =
+            reinterpret_cast<float(&)[Config::kOutputTiles * Config::kTileOutputs]>(out_[t * Config::kTileOutputs]);
+        const uint64_t operand = values.at(c * Config::kChunkColumnBytes + t * Config::kTileBytes);
+        device::multiply<typename Config::Mma::Outputs>(chunk, operand, out, true);
+      }
     }
     device::wgmma_commit();
     device::wgmma_wait<0>();

@@ -4,6 +4,7 @@
 // results go. Thread blocks take tiles in turn, so that those of one query token gather the same keys side by side.
 #pragma once
 
+#include "cuda/sm90/mla/validity.cuh"
 #include "cuda/sm90/mla/warpgroup.cuh"
 #include "cuda/sm90/sparse_prefill/config.h"
 #include "cuda/sm90/sparse_prefill/loader.cuh"
@@ -37,16 +38,7 @@ class Attention : public mla_sm90::Warpgroup<Config, Attention<Config>> {
 
   // -inf where an index names nothing.
   __device__ __forceinline__ void prepare(float (&scores)[Config::kScores], int) const {
-    const uint32_t(&valid)[Config::kStageWarps] = shared_.valid[self_];
-    if ((valid[0] & valid[1]) == ~0u) return;
-#pragma unroll
-    for (int half = 0; half < Config::kStageWarps; ++half) {
-      const uint32_t own = valid[half] >> lane_ % 4 * 2;  // of this thread's columns: bits 0 and 1 of each eight
-#pragma unroll
-      for (int i = 0; i < Config::kScores / 2; ++i) {
-        if (!(own >> (i / 4 * 8 + i % 2) & 1)) scores[half * Config::kScores / 2 + i] = -device::kInfinity;
-      }
-    }
+    mla_sm90::mask_absent(scores, shared_.valid[self_]);
   }
 
   // The part e^lse / (e^lse + e^sink) of the probability that is the keys'.

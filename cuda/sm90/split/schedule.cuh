@@ -197,38 +197,24 @@ __device__ __forceinline__ void find_splits(const Problem& problem, Splits& spli
   }
 }
 
-// Walks a thread block's items.
+// Steps to the next of a thread block's items with work for it: false at the end. `work` is what is left to do.
 template <typename Problem>
-class Pieces {
- public:
-  Piece current;
-
-  __device__ __forceinline__ Pieces(const Problem& problem, const Work& work, int lane)
-      : problem_(problem), lane_(lane), work_(work) {}
-
-  // Steps to the next item with work for this thread block; false at the end.
-  __device__ __forceinline__ bool next() {
-    const Layout& layout = problem_.layout();
-    while (work_.left > 0) {
-      const int blocks = problem_.blocks(work_.request), first = work_.skip;
-      const int last = work_.whole || work_.left >= blocks ? blocks : moved_cut(work_.left, blocks, work_.least);
-      const bool has_work = first < last || blocks == 0;
-      current = {work_.request, work_.strip * layout.lanes + lane_, first, last, first == 0 && last == blocks};
-      work_.left -= work_.whole ? 1 : blocks + Problem::kItemCost;
-      work_.skip = 0;
-      if (++work_.strip == layout.strips) {
-        work_.strip = 0;
-        ++work_.request;
-      }
-      if (has_work && current.tile < layout.tiles) return true;
+__device__ __forceinline__ bool next_piece(const Problem& problem, int lane, Work& work, Piece& piece) {
+  const Layout& layout = problem.layout();
+  while (work.left > 0) {
+    const int blocks = problem.blocks(work.request), first = work.skip;
+    const int last = work.whole || work.left >= blocks ? blocks : moved_cut(work.left, blocks, work.least);
+    const bool has_work = first < last || blocks == 0;
+    piece = {work.request, work.strip * layout.lanes + lane, first, last, first == 0 && last == blocks};
+    work.left -= work.whole ? 1 : blocks + Problem::kItemCost;
+    work.skip = 0;
+    if (++work.strip == layout.strips) {
+      work.strip = 0;
+      ++work.request;
     }
-    return false;
+    if (has_work && piece.tile < layout.tiles) return true;
   }
-
- private:
-  const Problem& problem_;
-  const int lane_;
-  Work work_;
-};
+  return false;
+}
 
 }  // namespace jax_flash_mla::split_sm90

@@ -36,7 +36,7 @@ struct Piece {
   int32_t request;
   int32_t tile;                     // of the request
   int32_t first_block, last_block;  // first inclusive, last exclusive
-  bool whole;                       // these are all blocks of the tile
+  int32_t whole;                    // whether these are all blocks of the tile
 };
 
 // An item that cuts have split.

@@ -1,0 +1,106 @@
+// Formats, schedule and shared memory of SM90 sparse decode: data only.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "cuda/sm90/mla/shape.h"
+#include "cuda/sm90/sparse_decode/params.h"
+#include "cuda/sm90/split/work.h"
+
+namespace jax_flash_mla::sparse_decode_sm90 {
+
+static_assert(kSparseDecodeMaxCtas == split_sm90::kMaxCtas);
+static_assert(kSparseDecodePartialTiles == split_sm90::kPartialTiles);
+
+// Where the parts of a token lie: e4m3 codes from its record's beginning on, rotary dimensions in bfloat16, scales, each for
+// a group of codes.
+struct V32 {
+  static constexpr int kDimQK = 576, kCodes = 512, kScaleGroup = 128;
+  static constexpr int kTokenBytes = 656;
+  static constexpr int kRotaryOffset = 528, kScalesOffset = 512;  // of the record, which is all of the token
+  // Lanes fetch a token's scales, float32, in two vectors.
+  using Scales = uint2;
+  static constexpr int kVectorsAhead = 4;  // of codes, on their way in each lane: as many as registers allow
+};
+
+// A page has the records of all its tokens, then the scales of all.
+struct Model1 {
+  static constexpr int kDimQK = 512, kCodes = 448, kScaleGroup = 64;
+  static constexpr int kTokenBytes = 584, kRecordBytes = 576, kScaleBytes = 8;
+  static constexpr int kRotaryOffset = 448;
+  // e8m0: seven bytes and an unused one, in two words.
+  using Scales = uint32_t;
+  static constexpr int kVectorsAhead = 6;
+};
+
+// A thread block's share of a query token's heads and keys, and what all its warps have to know of it.
+struct Item {
+  split_sm90::Piece piece;  // its request is the query token; -1: there is no more work
+  bool sound;               // the token's lengths make sense
+};
+
+// Where a loading warp is in the schedule: in shared memory, since its registers are full of codes.
+struct Walk {
+  split_sm90::Work work;    // left to do
+  split_sm90::Piece piece;  // at hand, if there is one
+  uint32_t pieces;          // before it
+  bool goes_on;
+};
+
+template <typename Format_>
+struct Config : mla_sm90::Shape<__nv_bfloat16, Format_::kDimQK, 8> {
+  using Format = Format_;
+  using Shape = mla_sm90::Shape<__nv_bfloat16, Format::kDimQK, 8>;
+  static_assert(Shape::kDimV == kSparseDecodeDimV && Shape::kBlockM == kSparseDecodeTileRows);
+
+  // Threads that write keys fence them; only sums over them are wanted.
+  static constexpr bool kFencesKeys = false, kFindsLargest = false;
+
+  // The schedule's costs, in blocks: of starting and finishing a tile; of leaving partial results and combining them. And
+  // the least piece of a tile that is worth the latter.
+  static constexpr int kItemCost = 2;
+  static constexpr int kSplitCost = 8;
+  static constexpr int kLeastPiece = 1;
+
+  // Four warps convert the keys of a stage: 16 rows each.
+  static constexpr int kStageWarps = Shape::kLoaderWarps / Shape::kStages, kStageThreads = 32 * kStageWarps;
+  static constexpr int kWarpRows = Shape::kBlockN / kStageWarps;
+  static_assert(kStageThreads == 128 && kWarpRows == 16);
+
+  // A step converts the codes of one scale group: one tile of columns or two. Lanes have 16 codes each: four lanes a row
+  // of a tile.
+  static constexpr int kSteps = Format::kCodes / Format::kScaleGroup;
+  static constexpr int kStepTiles = Format::kScaleGroup / Shape::kTileColumns;
+  static constexpr int kStepRows = 8 / kStepTiles;            // at once
+  static constexpr int kStepVectors = kWarpRows / kStepRows;  // of 16 codes, for each lane
+  static constexpr int kVectors = kSteps * kStepVectors;      // of a block
+  static constexpr int kVectorsAhead = Format::kVectorsAhead;
+  static constexpr int kRotaryTile = Format::kCodes / Shape::kTileColumns;
+  // The steps of the first half of values; the others, with the rotary tile where it is one of values, are the second's.
+  static constexpr int kHalfSteps = Shape::kHalfTiles / kStepTiles;
+
+  struct SharedStorage : Shape::Shared {
+    Item items[2];                      // in turn
+    uint32_t valid[Shape::kStages][2];  // which keys of the block an index names: bits
+    split_sm90::Search search[Shape::kStages];
+    Walk walks[Shape::kLoaderWarps];
+
+    // After all products: in the place of queries, and of keys.
+    __device__ split_sm90::Splits& splits() { return *reinterpret_cast<split_sm90::Splits*>(this->q); }
+    __device__ split_sm90::SumsOfWarp* sums_of_warps() { return reinterpret_cast<split_sm90::SumsOfWarp*>(this->k); }
+  };
+  static_assert(sizeof(split_sm90::Splits) <= sizeof(Shape::Shared::q));
+  static_assert(sizeof(split_sm90::SumsOfWarp) * Shape::kMathWarps <= sizeof(Shape::Shared::k));
+  static_assert(sizeof(SharedStorage) <= 227 * 1024);
+};
+
+// How the work is spread, fixed before the launch.
+struct Grid {
+  float scale_log2;       // of scores, base 2; neither zero nor infinite, so that a masked score stays one
+  int32_t last_slots[2];  // the largest index of each list's pool that names a slot; -1: none does
+  split_sm90::Layout layout;
+};
+
+}  // namespace jax_flash_mla::sparse_decode_sm90

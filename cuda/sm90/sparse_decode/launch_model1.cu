@@ -1,0 +1,13 @@
+#include "cuda/sm90/sparse_decode/launch.cuh"
+
+namespace jax_flash_mla {
+
+cudaError_t initialize_sparse_decode_sm90_model1() {
+  return sparse_decode_sm90::initialize<sparse_decode_sm90::Config<sparse_decode_sm90::Model1>>();
+}
+
+cudaError_t launch_sparse_decode_sm90_model1(const SparseDecodeParams& params, int num_sms, cudaStream_t stream) {
+  return sparse_decode_sm90::launch<sparse_decode_sm90::Config<sparse_decode_sm90::Model1>>(params, num_sms, stream);
+}
+
+}  // namespace jax_flash_mla
