@@ -41,6 +41,7 @@ class Loader {
       const Item& item = tiles.current;
       announce(item, count);
       const int key_head = item.head / (params_.h_q / params_.h_kv);
+#pragma unroll 1
       for (int block = item.blocks - 1; block >= 0; --block, ++round) {
         const int stage = round % Config::kStages, row = tiles.kv_row + block * Config::kBlockN;
         const uint32_t parity = (round / Config::kStages + 1) % 2;
@@ -62,7 +63,6 @@ class Loader {
   __device__ __forceinline__ void announce(const Item& item, uint32_t count) {
     device::wait(shared_.q_empty, (count + 1) % 2);
     if (threadIdx.x % 32 == 0) shared_.items[count % 2] = item;
-    __syncwarp();
     if (item.blocks > 0) {
       load(shared_.q, maps_.q, shared_.q_full, item.head * Config::kDimQK, int(item.first_row));
     } else if (threadIdx.x % 32 == 0) {
@@ -104,6 +104,8 @@ class Attention {
         release(shared_.q_empty);
       }
       write();
+      // All lanes have read the item before one of them tells that the next one needs its queries no more.
+      __syncwarp();
     }
   }
 
@@ -125,9 +127,8 @@ class Attention {
   // The first of this thread's rows of the tile; the other one is 8 below.
   __device__ __forceinline__ int row() const { return self_ * 64 + threadIdx.x / 32 % 4 * 16 + lane_ / 4; }
 
-  // This warp no longer reads what the barrier stands for.
+  // This warp's products no longer read what the barrier stands for: they have been waited for by all lanes at once.
   __device__ __forceinline__ void release(device::Barrier& barrier) {
-    __syncwarp();
     if (lane_ == 0) device::arrive(barrier);
   }
 
