@@ -22,6 +22,10 @@ SOURCES = {
         "90a": [
             "sm90/dense_decode/launch_bf16.cu",
             "sm90/dense_decode/launch_fp16.cu",
+            "sm90/mha_forward/launch_bf16_128.cu",
+            "sm90/mha_forward/launch_bf16_192.cu",
+            "sm90/mha_forward/launch_fp16_128.cu",
+            "sm90/mha_forward/launch_fp16_192.cu",
             "sm90/sparse_decode/launch_model1.cu",
             "sm90/sparse_decode/launch_v32.cu",
             "sm90/sparse_prefill/launch_bf16_512.cu",
@@ -32,18 +36,21 @@ SOURCES = {
     "bindings": [
         "dense_decode.cc",
         "device.cc",
+        "mha_forward.cc",
         "module.cc",
         "sparse_decode.cc",
         "sparse_prefill.cc",
     ],
     "bindings/testing": [
         "host_dense_decode.cc",
+        "host_mha_forward.cc",
         "host_sparse_decode.cc",
         "host_sparse_prefill.cc",
     ],
     "bindings/emulated": [
         "dense_decode.cc",
         "device.cc",
+        "mha_forward.cc",
         "sparse_decode.cc",
         "sparse_prefill.cc",
         "testing/emulated_module.cc",

@@ -6,6 +6,7 @@
 
 #include "bindings/handlers.h"
 #include "cuda/sm90/dense_decode/params.h"
+#include "cuda/sm90/mha_forward/params.h"
 #include "cuda/sm90/sparse_decode/params.h"
 #include "cuda/sm90/sparse_prefill/params.h"
 
@@ -33,6 +34,7 @@ nb::dict stages(Handler* execute, Initialize*... initialize) {
 nb::dict targets() {
   nb::dict cuda;
   cuda["jax_flash_mla.dense_decode.v1"] = stages(jax_flash_mla_dense_decode, jax_flash_mla_dense_decode_initialize);
+  cuda["jax_flash_mla.mha.v1"] = stages(jax_flash_mla_mha_forward, jax_flash_mla_mha_forward_initialize);
   cuda["jax_flash_mla.sparse_decode.v1"] = stages(jax_flash_mla_sparse_decode, jax_flash_mla_sparse_decode_initialize);
   cuda["jax_flash_mla.sparse_prefill.v1"] =
       stages(jax_flash_mla_sparse_prefill, jax_flash_mla_sparse_prefill_initialize);
@@ -41,6 +43,7 @@ nb::dict targets() {
 #ifdef JAX_FLASH_MLA_TESTING
   nb::dict cpu;
   cpu["jax_flash_mla.dense_decode.v1"] = stages(jax_flash_mla_dense_decode_host);
+  cpu["jax_flash_mla.mha.v1"] = stages(jax_flash_mla_mha_forward_host);
   cpu["jax_flash_mla.sparse_decode.v1"] = stages(jax_flash_mla_sparse_decode_host);
   cpu["jax_flash_mla.sparse_prefill.v1"] = stages(jax_flash_mla_sparse_prefill_host);
   all["cpu"] = cpu;
@@ -57,6 +60,9 @@ nb::dict constants() {
   dense_decode["tile_rows"] = kDenseDecodeTileRows;
   dense_decode["max_ctas"] = kDenseDecodeMaxCtas;
   dense_decode["partial_tiles"] = kDenseDecodePartialTiles;
+  nb::dict mha;
+  mha["dim_v"] = kMhaDimV;
+  mha["range_fields"] = sizeof(MhaRange) / sizeof(int32_t);
   nb::dict sparse_decode;
   sparse_decode["dim_v"] = kSparseDecodeDimV;
   sparse_decode["tile_rows"] = kSparseDecodeTileRows;
@@ -67,6 +73,7 @@ nb::dict constants() {
   sparse_prefill["tile_rows"] = kSparsePrefillTileRows;
   nb::dict all;
   all["dense_decode"] = dense_decode;
+  all["mha"] = mha;
   all["sparse_decode"] = sparse_decode;
   all["sparse_prefill"] = sparse_prefill;
   return all;

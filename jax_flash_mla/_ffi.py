@@ -11,6 +11,7 @@ from jax_flash_mla._extension import EMULATOR, EXTENSION
 
 # A name's version stands for its contract, which never changes: a changed one is a new name.
 DENSE_DECODE = "jax_flash_mla.dense_decode.v1"
+MHA_FORWARD = "jax_flash_mla.mha.v1"
 SPARSE_DECODE = "jax_flash_mla.sparse_decode.v1"
 SPARSE_PREFILL = "jax_flash_mla.sparse_prefill.v1"
 
@@ -55,6 +56,26 @@ def dense_decode_with_scratch(
 def dense_decode(*operands, **options):
     """The results of ``dense_decode_with_scratch`` without the scratch."""
     return dense_decode_with_scratch(*operands, **options)[:2]
+
+
+def mha_forward(q, k, v, ranges, cu_q, *, scale: float, causal: bool, emulated: bool = False):
+    """Multi-head attention by the kernel of the device.
+
+    Args:
+      q: [packs, tokens_q, h_q, d]; k: [packs, tokens_kv, h_kv, d] and v: [packs, tokens_kv,
+        h_kv, d_v] of q's dtype.
+      ranges: int32 [packs, n + 1, 6], of ``sequence_ranges``.
+      cu_q: int32 [packs, n + 1], what these were made of.
+      scale, causal: as in ``flash_attn_func``.
+      emulated: whether to run the kernel for GPUs on the CPU; in test builds alone.
+
+    Returns:
+      out [packs, tokens_q, h_q, d_v] of q's dtype, lse float32 [packs, tokens_q, h_q].
+    """
+    rows = q.shape[:3]
+    results = (jax.ShapeDtypeStruct((*rows, v.shape[3]), q.dtype), jax.ShapeDtypeStruct(rows, jnp.float32))
+    call = jax.ffi.ffi_call(MHA_FORWARD + (EMULATED_SUFFIX if emulated else ""), results)
+    return _vma.vary_like(tuple(call(q, k, v, ranges, cu_q, scale=np.float32(scale), causal=np.bool_(causal))), q)
 
 
 def sparse_decode_with_scratch(

@@ -6,10 +6,27 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from jax_flash_mla import _support
+from jax_flash_mla import _ffi, _support
 from jax_flash_mla import _validation as check
 from jax_flash_mla._derivative import attention
+from jax_flash_mla._mha_ranges import sequence_ranges
 from jax_flash_mla.reference import mha as reference
+
+
+def _kernel(config, q, k, v, cu_seqlens_qo, cu_seqlens_kv):
+    """``reference.forward`` by the custom call."""
+    ranges = sequence_ranges(cu_seqlens_qo, q.shape[1], cu_seqlens_kv, k.shape[1])
+    return _ffi.mha_forward(
+        q,
+        k,
+        v,
+        ranges,
+        cu_seqlens_qo,
+        scale=config.scale,
+        causal=config.causal,
+        emulated=config.implementation == _support.EMULATED,
+    )
+
 
 ATTENTION = attention(
     "mha",
@@ -23,6 +40,7 @@ ATTENTION = attention(
     },
     results=("b t h v", "b t h"),
     differentiable=("q", "k", "v"),
+    kernel=_kernel,
 )
 
 
@@ -33,6 +51,7 @@ class Config:
     scale: float
     causal: bool
     deterministic: bool
+    implementation: str
     max_seqlen_qo: int | None = None
     max_seqlen_kv: int | None = None
 
@@ -265,5 +284,5 @@ def _config(q, k, v, softmax_scale, causal, deterministic, implementation):
     check.at_least("q", "a head dimension", d_qk, 1)
     check.at_least("v", "a head dimension", d_v, 1)
     scale = check.static_scale("softmax_scale", softmax_scale, d_qk**-0.5)
-    _support.resolve("mha", implementation, dtype=q.dtype, h_q=h_q, h_kv=h_kv, d_qk=d_qk, d_v=d_v)
-    return Config(scale, causal, deterministic)
+    chosen = _support.resolve("mha", implementation, dtype=q.dtype, h_q=h_q, h_kv=h_kv, d_qk=d_qk, d_v=d_v)
+    return Config(scale, causal, deterministic, chosen)

@@ -25,9 +25,11 @@ IMPLEMENTATIONS = (None, "cuda", "xla")
 ARCHITECTURES = ("sm90", "sm100")
 
 # The kernels' own sizes; the extension tells the same as ``constants``. Dimensions of a key and of a value; query rows
-# of one tile; for decode, most thread blocks of a launch, and partial tiles, two at most of each thread block.
+# of one tile; for decode, most thread blocks of a launch, and partial tiles, two at most of each thread block; for
+# multi-head attention, what it knows of a sequence.
 SIZES = {
     "dense_decode": dict(dim_qk=576, dim_v=512, tile_rows=64, max_ctas=160, partial_tiles=320),
+    "mha": dict(dim_v=128, range_fields=6),
     "sparse_decode": dict(dim_v=512, tile_rows=64, max_ctas=160, partial_tiles=320),
     "sparse_prefill": dict(dim_v=512, tile_rows=64),
 }
@@ -109,6 +111,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 }
 WRITTEN: dict[str, frozenset[str]] = {operation: frozenset() for operation in LIMITS} | {
     "dense_decode": frozenset({"sm90"}),
+    "mha": frozenset({"sm90"}),
     "sparse_decode": frozenset({"sm90"}),
     "sparse_prefill": frozenset({"sm90"}),
 }

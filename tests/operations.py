@@ -65,6 +65,8 @@ KERNEL_SIZED = (
     dense_decode("dense_decode_of_latents_causal_grouped", h_q=4, h_kv=2, causal=True, **LATENTS),
     sparse_decode("sparse_decode_V32_in_bfloat16", V32, kernel_sized=True),
     sparse_decode("sparse_decode_MODEL1_in_bfloat16", MODEL1, kernel_sized=True),
+    mha_batched("mha_batched_causal_grouped_192", n_q=4, n_kv=2, causal=True, d=192, e=128, kernel_sized=True),
+    mha_varlen("mha_varlen_128", n_q=4, n_kv=4, causal=False, d=128, e=128, kernel_sized=True),
     sparse_prefill("sparse_prefill_of_latents", 2, d=576, d_v=512, topk=70, kernel_sized=True),
     sparse_prefill("sparse_prefill_of_latents_without_rotary", "e", d=512, d_v=512, kernel_sized=True),
 )

@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 
@@ -25,6 +26,13 @@ __device__ __forceinline__ float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+// Scores are multiplied by this, base 2: neither zero nor infinite, so that a masked score stays one.
+inline float scale_log2(float scale) {
+  constexpr float kMost = std::numeric_limits<float>::max(), kLeast = std::numeric_limits<float>::denorm_min();
+  const float scaled = std::clamp(scale * kLog2E, -kMost, kMost);
+  return scaled == 0.0f ? kLeast : scaled;
 }
 
 // Two floats as a pair of two-byte ones, `low` in the low half.

@@ -310,20 +310,24 @@ def sparse_prefill(name, lse_base, *, s_q=5, s_kv=11, h_q=4, d=20, d_v=12, topk=
 # Multi-head attention
 
 
-def mha_batched(name, *, n_q, n_kv, causal, b=2, t=5, s=7, d=12, e=8):
+def mha_batched(name, *, n_q, n_kv, causal, b=2, t=5, s=7, d=12, e=8, kernel_sized=False):
     scale = d**-0.5
 
     def make(rng, dtype):
+        exact = exact_in(dtype, kernel_sized)
         return dict(
-            q=normal(rng, (b, t, n_q, d), dtype),
-            k=normal(rng, (b, s, n_kv, d), dtype),
-            v=normal(rng, (b, s, n_kv, e), dtype),
+            q=normal(rng, (b, t, n_q, d), exact).astype(dtype),
+            k=normal(rng, (b, s, n_kv, d), exact).astype(dtype),
+            v=normal(rng, (b, s, n_kv, e), exact).astype(dtype),
             q_seqlens=int32(rng.integers(1, t + 1, b)),
             kv_seqlens=int32(rng.integers(1, s + 1, b)),
         )
 
     def call(implementation, q, k, v, **optional):
-        return fm.flash_attn_func(q, k, v, causal=causal, implementation=implementation, **optional)
+        taken = exact_in(q.dtype, kernel_sized)
+        operands = (x.astype(taken) for x in (q, k, v))
+        out, lse = fm.flash_attn_func(*operands, causal=causal, implementation=implementation, **optional)
+        return out.astype(q.dtype), lse
 
     def each(q_seqlens, kv_seqlens):
         for i in range(b):
@@ -350,29 +354,42 @@ def mha_batched(name, *, n_q, n_kv, causal, b=2, t=5, s=7, d=12, e=8):
         return dict(zip("qkv", (np.stack(x) for x in zip(*rows))))
 
     return Operation(
-        name, ("q", "k", "v"), ("q_seqlens", "kv_seqlens"), ("q", "k", "v"), make, call, want, gradients, "mha_forward"
+        name,
+        ("q", "k", "v"),
+        ("q_seqlens", "kv_seqlens"),
+        ("q", "k", "v"),
+        make,
+        call,
+        want,
+        gradients,
+        "mha_forward",
+        family="mha",
+        kernel_sized=kernel_sized,
     )
 
 
-def mha_varlen(name, *, n_q, n_kv, causal, total_q=11, total_kv=13, d=12, e=8):
+def mha_varlen(name, *, n_q, n_kv, causal, total_q=11, total_kv=13, d=12, e=8, kernel_sized=False):
     scale = d**-0.5
 
     def make(rng, dtype):
+        exact = exact_in(dtype, kernel_sized)
+
         def cuts(total):
             return int32(np.concatenate([[0], np.sort(rng.integers(0, total + 1, 3))]))
 
         return dict(
-            q=normal(rng, (total_q, n_q, d), dtype),
-            k=normal(rng, (total_kv, n_kv, d), dtype),
-            v=normal(rng, (total_kv, n_kv, e), dtype),
+            q=normal(rng, (total_q, n_q, d), exact).astype(dtype),
+            k=normal(rng, (total_kv, n_kv, d), exact).astype(dtype),
+            v=normal(rng, (total_kv, n_kv, e), exact).astype(dtype),
             cu_seqlens_qo=cuts(total_q),
             cu_seqlens_kv=cuts(total_kv),
         )
 
     def call(implementation, q, k, v, cu_seqlens_qo, cu_seqlens_kv):
-        return fm.flash_attn_varlen_func(
-            q, k, v, cu_seqlens_qo, cu_seqlens_kv, causal=causal, implementation=implementation
-        )
+        taken = exact_in(q.dtype, kernel_sized)
+        operands = (*(x.astype(taken) for x in (q, k, v)), cu_seqlens_qo, cu_seqlens_kv)
+        out, lse = fm.flash_attn_varlen_func(*operands, causal=causal, implementation=implementation)
+        return out.astype(q.dtype), lse
 
     def want(q, k, v, cu_seqlens_qo, cu_seqlens_kv):
         q_ranges, kv_ranges, _, _ = oracle.ranges(cu_seqlens_qo, total_q, cu_seqlens_kv, total_kv)
@@ -394,6 +411,8 @@ def mha_varlen(name, *, n_q, n_kv, causal, total_q=11, total_kv=13, d=12, e=8):
         want,
         gradients,
         "mha_forward",
+        family="mha",
+        kernel_sized=kernel_sized,
     )
 
 

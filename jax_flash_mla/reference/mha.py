@@ -50,7 +50,7 @@ class _Sequences(NamedTuple):
     @classmethod
     def both_sides(cls, cu_q, tokens_q, cu_kv, tokens_kv) -> tuple[_Sequences, _Sequences]:
         """Reads cumulative lengths [packs, n + 1]; a sequence unsound on one side is on both."""
-        sound = _in_order(cu_q, tokens_q) & _in_order(cu_kv, tokens_kv)
+        sound = in_order(cu_q, tokens_q) & in_order(cu_kv, tokens_kv)
         return cls._of(cu_q, tokens_q, sound), cls._of(cu_kv, tokens_kv, sound)
 
     @classmethod
@@ -67,7 +67,7 @@ class _Sequences(NamedTuple):
         return cls(start.reshape(-1), length.reshape(-1), sound.reshape(-1), (claims & ~owned).reshape(-1))
 
 
-def _in_order(cu, tokens):
+def in_order(cu, tokens):
     """Sequences [packs, n] within the tokens, not negative, and not into an earlier one."""
     start, end = cu[:, :-1], cu[:, 1:]
     usable = (start >= 0) & (start <= end) & (end <= tokens)

@@ -17,7 +17,7 @@ from unittest import mock
 
 import numpy as np
 
-from kernels import dense_decode_problem, sparse_decode_problem
+from kernels import dense_decode_problem, mha_problem, sparse_decode_problem
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HARMLESS = pathlib.Path(__file__).with_name("harmless_mutants.json")
@@ -39,6 +39,7 @@ SUBJECTS = {
     "arrivals on the mbarrier": "arrivals beyond the count",
     "accumulator of a product": "registers of a product",
     "wgmma.fence": "registers of a product",
+    "It writes a register that": "registers of a product",
 }
 
 
@@ -113,7 +114,15 @@ SPARSE_DECODE = Target(
         dict(b=2, topk=1000, h_q=32),
     ),
 )
-TARGETS = (DENSE_DECODE, SPARSE_DECODE)
+MHA_FORWARD = Target(
+    r"mha_forward.*bfloat16Li192",
+    mha_problem,
+    (
+        dict(q_lengths=[[300, 0], [70, 130]], kv_lengths=[[400, 50], [60, 0]], padding=5, h_q=2, causal=True),
+        dict(q_lengths=[128] * 5, kv_lengths=[256] * 5),
+    ),
+)
+TARGETS = (DENSE_DECODE, SPARSE_DECODE, MHA_FORWARD)
 # The same for all problems: a process asks for the device once.
 SMS = 4
 
@@ -121,10 +130,7 @@ SMS = 4
 def run(target: int, number: int, without: str = "") -> list[np.ndarray]:
     module = TARGETS[target].module
     made = module.Problem(np.random.default_rng(number), **TARGETS[target].problems[number])
-    if module is dense_decode_problem:
-        made.spoil_unused(np.nan)
-    else:
-        made.spoil_unused()
+    made.spoil_unused(np.nan)
     settings = {"SMS": str(SMS), "THREADS": "1", "PATIENCE": "20", "RACES": "1", "WITHOUT": without}
     with mock.patch.dict(os.environ, {f"JAX_FLASH_MLA_EMULATOR_{name}": value for name, value in settings.items()}):
         return module.run_poisoned(made, np.nan, emulated=True)

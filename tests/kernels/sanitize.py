@@ -25,6 +25,7 @@ import numpy as np
 
 from jax_flash_mla import _ffi
 from kernels import dense_decode_problem as dense
+from kernels import mha_problem as mha
 from kernels import sparse_decode_problem as sparse_decode
 from kernels import sparse_prefill_problem as sparse_prefill
 
@@ -60,6 +61,13 @@ DENSE_DECODE = {
 }
 
 
+MHA = {
+    "packed": dict(q_lengths=[60, 0, 130, 7], kv_lengths=[90, 30, 0, 7], h_q=4, h_kv=2, padding=5),
+    "padded, causal": dict(q_lengths=[[300], [0], [130]], kv_lengths=[[400], [30], [0]], padding=5, causal=True),
+    "128 dimensions, float16": dict(q_lengths=[200] * 3, kv_lengths=[300] * 3, d=128, dtype=np.float16),
+    "more tiles than thread blocks": dict(q_lengths=[[20] * 3] * 60, kv_lengths=[[30] * 3] * 60),
+    "no key": dict(q_lengths=[5], kv_lengths=[0]),
+}
 SPARSE_DECODE = {
     "tiles of heads": dict(h_q=130, topk=200, sink=True),
     "one token on the whole card": dict(b=1, h_q=64, topk=1000, pages=20),
@@ -78,7 +86,7 @@ SPARSE_PREFILL = {
 
 
 def run_calls():
-    if not (dense.HAS_KERNEL and sparse_decode.HAS_KERNEL and sparse_prefill.HAS_KERNEL):
+    if not all(module.HAS_KERNEL for module in (dense, mha, sparse_decode, sparse_prefill)):
         raise SystemExit("no GPU here has the kernels")
     rng = np.random.default_rng(0)
     for name, (options, change) in DENSE_DECODE.items():
@@ -89,10 +97,16 @@ def run_calls():
         results = _ffi.dense_decode(*problem.arrays(), d_v=dense.D_V, scale=problem.scale, causal=problem.causal)
         dense.DenseDecodeTest().assert_right(problem, [np.asarray(x) for x in results])
         print(f"dense decode, {name}: right")
+    for name, options in MHA.items():
+        problem = mha.Problem(rng, **options)
+        problem.spoil_unused(np.nan)
+        results = _ffi.mha_forward(*problem.arrays(), scale=problem.scale, causal=problem.causal)
+        mha.MhaTest().assert_right(problem, [np.asarray(x) for x in results])
+        print(f"multi-head attention, {name}: right")
     for name, options in SPARSE_DECODE.items():
         problem = sparse_decode.Problem(rng, **options)
         problem.invalidate(rng, 0.1)
-        problem.spoil_unused()
+        problem.spoil_unused(np.nan)
         results = _ffi.sparse_decode(*problem.arrays(), d_v=sparse_decode.D_V, scale=problem.scale)
         sparse_decode.SparseDecodeTest().assert_right(problem, [np.asarray(x) for x in results])
         print(f"sparse decode, {name}: right")

@@ -59,14 +59,14 @@ class Pool:
         wrong = rng.choice([-1, -(2**31), 2**31 - 1, len(self)], self.indices.shape).astype(np.int32)
         self.indices = np.where(rng.random(self.indices.shape) < share, wrong, self.indices)
 
-    def spoil_unused(self):
-        """NaN wherever no index points."""
+    def spoil_unused(self, value):
+        """Scales and rotary dimensions of that value wherever no index points, and codes of NaN."""
         used = np.zeros(len(self), bool)
         for token in np.ndindex(self.indices.shape[:-1]):
             used[self.chosen(token)] = True
         self.codes[~used] = NAN_CODES[0]
-        self.scales[~used] = np.nan
-        self.rope[~used] = np.nan
+        self.scales[~used] = value
+        self.rope[~used] = value
 
     def cache(self):
         """The bytes, [pages, page_size, 1, bytes per token]."""
@@ -145,16 +145,16 @@ class Problem:
             **options,
         )
         problem.invalidate(rng, float(rng.choice([0, 0, 0.1, 0.9, 1.0])))
-        problem.spoil_unused()
+        problem.spoil_unused(np.nan)
         return problem
 
     def invalidate(self, rng, share):
         for pool in self.pools:
             pool.invalidate(rng, share)
 
-    def spoil_unused(self):
+    def spoil_unused(self, value):
         for pool in self.pools:
-            pool.spoil_unused()
+            pool.spoil_unused(value)
 
     def arrays(self):
         """What the custom call takes: what has no rows is not given."""

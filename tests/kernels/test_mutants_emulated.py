@@ -7,11 +7,12 @@ import unittest
 from jax_flash_mla import _ffi
 from kernels import mutants
 
-# Of either.
+# Of each.
 KINDS = (
-    *("mbarrier.arrive", "mbarrier.try_wait", "cp.async.mbarrier.arrive", "fence.proxy.async", "fence.mbarrier_init"),
+    *("mbarrier.arrive", "mbarrier.try_wait", "fence.proxy.async", "fence.mbarrier_init"),
     *("wgmma.fence", "wgmma.commit_group", "wgmma.wait_group", "bar.sync", "barrier.sync", "bar.warp.sync"),
 )
+BOXES, COPIES = "mbarrier.arrive.expect_tx", "cp.async.mbarrier.arrive"
 
 
 class MutantsTest(unittest.TestCase):
@@ -51,13 +52,19 @@ class MutantsTest(unittest.TestCase):
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
 class DenseDecodeMutantsTest(MutantsTest):
     __test__ = True
-    target, name, kinds = mutants.DENSE_DECODE, "dense_decode_kernel", ("mbarrier.arrive.expect_tx",)
+    target, name, kinds = mutants.DENSE_DECODE, "dense_decode_kernel", (BOXES, COPIES)
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
 class SparseDecodeMutantsTest(MutantsTest):
     __test__ = True
-    target, name, kinds = mutants.SPARSE_DECODE, "sparse_decode_kernel", ("cp.async.wait_all",)
+    target, name, kinds = mutants.SPARSE_DECODE, "sparse_decode_kernel", (COPIES, "cp.async.wait_all")
+
+
+@unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
+class MhaForwardMutantsTest(MutantsTest):
+    __test__ = True
+    target, name, kinds = mutants.MHA_FORWARD, "mha_forward_kernel", (BOXES,)
 
 
 class HarmlessTest(unittest.TestCase):

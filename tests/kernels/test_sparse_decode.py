@@ -69,13 +69,13 @@ class SparseDecodeKernelTest(SparseDecodeTest):
     def test_indices_that_name_nothing(self, share):
         problem = Problem(np.random.default_rng(2), b=20, h_q=128, topk=300, pages=30, extra_topk=64)
         problem.invalidate(np.random.default_rng(3), share)
-        problem.spoil_unused()
+        problem.spoil_unused(np.nan)
         self.check(problem)
 
     @parameterized.product(page_size=(1, 2, 5, 16, 61, 256), fmt=tuple(FORMATS))
     def test_page_sizes(self, page_size, fmt):
         problem = Problem(np.random.default_rng(4), fmt=fmt, topk=500, pages=1500 // page_size, page_size=page_size)
-        problem.spoil_unused()
+        problem.spoil_unused(np.nan)
         self.check(problem)
 
     def test_many_query_tokens(self):

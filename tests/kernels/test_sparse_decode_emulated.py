@@ -52,7 +52,7 @@ class SparseDecodeEmulatedTest(SparseDecodeTest):
     )
     def test_feature(self, options):
         problem = Problem(np.random.default_rng(0), **options)
-        problem.spoil_unused()
+        problem.spoil_unused(np.nan)
         self.check(problem)
 
     @parameterized.parameters(*FORMATS)
@@ -60,7 +60,7 @@ class SparseDecodeEmulatedTest(SparseDecodeTest):
         """More thread blocks than query tokens: partial results of several are joined."""
         problem = Problem(np.random.default_rng(1), fmt=fmt, b=2, topk=700, h_q=70, extra_topk=200, sink=True)
         problem.invalidate(np.random.default_rng(2), 0.1)
-        problem.spoil_unused()
+        problem.spoil_unused(np.nan)
         self.check(problem)
 
     def test_many_tokens(self):
@@ -71,7 +71,7 @@ class SparseDecodeEmulatedTest(SparseDecodeTest):
     def test_indices_that_name_nothing(self, share):
         problem = Problem(np.random.default_rng(4), b=3, topk=150, h_q=10, extra_topk=20, sink=True)
         problem.invalidate(np.random.default_rng(5), share)
-        problem.spoil_unused()
+        problem.spoil_unused(np.nan)
         out, lse = self.check(problem)
         if share == 1:
             self.assertTrue((out == 0).all() and np.isneginf(lse).all())

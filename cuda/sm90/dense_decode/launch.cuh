@@ -12,7 +12,7 @@ namespace jax_flash_mla::dense_decode_sm90 {
 template <typename Config>
 Grid make_grid(const DenseDecodeParams& params, int num_sms) {
   Grid grid;
-  grid.scale_log2 = mla_sm90::scale_log2(params.scale);
+  grid.scale_log2 = device::scale_log2(params.scale);
   grid.group = params.h_q / params.h_kv;
   grid.rows = params.s_q * grid.group;
   grid.tiles_per_head = split_sm90::ceil_div(grid.rows, Config::kBlockM);

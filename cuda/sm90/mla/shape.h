@@ -5,10 +5,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <cute/arch/mma_sm90_gmma.hpp>
-#include <limits>
 
 #include "cuda/device/math.cuh"
 
@@ -111,13 +109,6 @@ struct Shape {
     uint64_t q_full, q_empty;  // an item's queries, and the item itself
   };
 };
-
-// Scores are multiplied by this, base 2: neither zero nor infinite, so that a masked score stays one.
-inline float scale_log2(float scale) {
-  constexpr float kMost = std::numeric_limits<float>::max(), kLeast = std::numeric_limits<float>::denorm_min();
-  const float scaled = std::clamp(scale * device::kLog2E, -kMost, kMost);
-  return scaled == 0.0f ? kLeast : scaled;
-}
 
 // Numbers of named barriers.
 enum NamedBarrier : int {

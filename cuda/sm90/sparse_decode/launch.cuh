@@ -12,7 +12,7 @@ namespace jax_flash_mla::sparse_decode_sm90 {
 template <typename Config>
 Grid make_grid(const SparseDecodeParams& params, int num_sms) {
   Grid grid;
-  grid.scale_log2 = mla_sm90::scale_log2(params.scale);
+  grid.scale_log2 = device::scale_log2(params.scale);
   for (int i = 0; i < 2; ++i) {
     const int64_t slots = int64_t(params.lists[i].num_pages) * params.lists[i].page_size;
     grid.last_slots[i] = int32_t(std::min<int64_t>(slots - 1, std::numeric_limits<int32_t>::max()));

@@ -16,7 +16,7 @@ cudaError_t initialize() {
 template <typename Config>
 cudaError_t launch(const SparsePrefillParams& params, int num_sms, cudaStream_t stream) {
   Grid grid;
-  grid.scale_log2 = mla_sm90::scale_log2(params.scale);
+  grid.scale_log2 = device::scale_log2(params.scale);
   grid.tiles = (params.h_q + Config::kBlockM - 1) / Config::kBlockM;
   grid.items = int64_t(params.s_q) * grid.tiles;
   const device::Blocks blocks = {int(std::clamp<int64_t>(grid.items, 1, num_sms)), Config::kThreads,
