@@ -227,3 +227,12 @@ def run_backward_poisoned(problem, d_out, lse, delta, poison, emulated=False):
     kv_ranges = sequence_ranges(cu_kv, k.shape[1], cu_q, q.shape[1])
     operands = [q, k, v, *map(jnp.asarray, (d_out, lse, delta)), q_ranges, cu_q, kv_ranges, cu_kv]
     return call_into_poison(_backward_call(problem.scale, problem.causal, emulated), operands, 3, poison)
+
+
+def run_backward_alone(problem, poison, emulated=False):
+    """The same of any cotangents, for a log-sum-exp and a delta that are right or not."""
+    rng = np.random.default_rng(0)
+    rows = problem.q.shape[:3]
+    d_out = rng.standard_normal((*rows, D_V), np.float32).astype(problem.q.dtype)
+    lse, delta = (rng.standard_normal(rows, np.float32) for _ in range(2))
+    return run_backward_poisoned(problem, d_out, lse + 3, delta, poison, emulated)

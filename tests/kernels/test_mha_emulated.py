@@ -1,5 +1,6 @@
-"""The forward kernel of multi-head attention in the emulator: one small case for each of its features."""
+"""The kernels of multi-head attention in the emulator: one small case for each of its features."""
 
+import functools
 import unittest
 
 import jax
@@ -132,6 +133,23 @@ class MhaEmulatedTest(MhaTest):
         results = call(q, k, v, cu_q, cu_kv)
         for i, problem in enumerate(problems):
             self.assert_right(problem, [np.asarray(x[i : i + 1]) for x in results])
+
+    def test_under_grad(self):
+        """Through both results, beside pure JAX."""
+        problem = Problem(np.random.default_rng(12), q_lengths=[70], kv_lengths=[90], h_q=2, d=128, causal=True)
+        operands = [jnp.asarray(x) for x in (problem.q, problem.k, problem.v)]
+
+        def loss(implementation, *operands):
+            out, lse = fm.flash_attn_func(*operands, causal=True, implementation=implementation)
+            return (out.astype(jnp.float32) ** 2).sum() + jnp.where(lse > -1e30, lse, 0).sum()
+
+        got, want = (
+            jax.jit(jax.grad(functools.partial(loss, implementation), argnums=(0, 1, 2)))(*operands)
+            for implementation in ("emulated", "xla")
+        )
+        for x, y in zip(got, want):
+            x, y = (np.asarray(z, np.float32) for z in (x, y))
+            self.assertLess(np.abs(x - y).max(), 0.02 * np.abs(y).max())
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")

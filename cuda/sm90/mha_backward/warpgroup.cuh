@@ -37,11 +37,12 @@ class Warpgroup {
         for (int block = first; block < last; ++block, ++round_) role().add_block(i, block);
       }
       device::wgmma_wait<0>();
-      if (first < last) release(shared_.empty[(round_ - 1) % Config::kStages]);
-      release(shared_.own_empty);
-      role().write();
-      // All lanes have read the item before one of them tells that the next one needs its operands no more.
       __syncwarp();
+      if (lane_ == 0) {
+        if (first < last) device::arrive(shared_.empty[(round_ - 1) % Config::kStages]);
+        device::arrive(shared_.own_empty);
+      }
+      role().write();
     }
   }
 
