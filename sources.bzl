@@ -22,6 +22,10 @@ SOURCES = {
         "90a": [
             "sm90/dense_decode/launch_bf16.cu",
             "sm90/dense_decode/launch_fp16.cu",
+            "sm90/mha_backward/launch_bf16_128.cu",
+            "sm90/mha_backward/launch_bf16_192.cu",
+            "sm90/mha_backward/launch_fp16_128.cu",
+            "sm90/mha_backward/launch_fp16_192.cu",
             "sm90/mha_forward/launch_bf16_128.cu",
             "sm90/mha_forward/launch_bf16_192.cu",
             "sm90/mha_forward/launch_fp16_128.cu",
@@ -36,6 +40,7 @@ SOURCES = {
     "bindings": [
         "dense_decode.cc",
         "device.cc",
+        "mha_backward.cc",
         "mha_forward.cc",
         "module.cc",
         "sparse_decode.cc",
@@ -43,6 +48,7 @@ SOURCES = {
     ],
     "bindings/testing": [
         "host_dense_decode.cc",
+        "host_mha_backward.cc",
         "host_mha_forward.cc",
         "host_sparse_decode.cc",
         "host_sparse_prefill.cc",
@@ -50,6 +56,7 @@ SOURCES = {
     "bindings/emulated": [
         "dense_decode.cc",
         "device.cc",
+        "mha_backward.cc",
         "mha_forward.cc",
         "sparse_decode.cc",
         "sparse_prefill.cc",

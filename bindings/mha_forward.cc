@@ -90,13 +90,10 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
   params.q = q.untyped_data();
   params.k = k.untyped_data();
   params.v = v.untyped_data();
-  params.ranges = reinterpret_cast<const MhaRange*>(ranges.typed_data());
-  params.cu_q = cu_q.typed_data();
+  params.queries = {reinterpret_cast<const MhaRange*>(ranges.typed_data()), cu_q.typed_data(), int32_t(packs),
+                    int32_t(range_sizes[1] - 1), int32_t(tokens_q)};
   params.out = out->untyped_data();
   params.lse = lse->typed_data();
-  params.packs = int32_t(packs);
-  params.sequences = int32_t(range_sizes[1] - 1);
-  params.tokens_q = int32_t(tokens_q);
   params.tokens_kv = int32_t(k_sizes[1]);
   params.h_q = int32_t(h_q);
   params.h_kv = int32_t(h_kv);
@@ -108,6 +105,7 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
 // The limits of the kernels. They stand in the Python table too, which refuses in time and in better words.
 ffi::Error check_limits(const Call& call) {
   const MhaForwardParams& params = call.params;
+  const MhaSide& queries = params.queries;
   if (call.kind.type != ffi::BF16 && call.kind.type != ffi::F16) {
     return refuse(kOperation, "q must be BF16 or F16, got ", call.kind.type);
   }
@@ -118,8 +116,8 @@ ffi::Error check_limits(const Call& call) {
   // The copy engine counts tokens in int32, and so does the schedule ranges, and tiles of one of them for all heads.
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max() - 256;
   for (const int64_t count :
-       {int64_t(params.packs) * params.tokens_q, int64_t(params.packs) * params.tokens_kv,
-        int64_t(params.packs) * (int64_t(params.sequences) + 1), (int64_t(params.tokens_q) / 64 + 2) * params.h_q}) {
+       {int64_t(queries.packs) * queries.tokens, int64_t(queries.packs) * params.tokens_kv,
+        int64_t(queries.packs) * (int64_t(queries.sequences) + 1), (int64_t(queries.tokens) / 64 + 2) * params.h_q}) {
     if (count > kMost) {
       return refuse(kOperation, "tokens, sequences, and tokens / 64 of a pack times heads must be at most ", kMost,
                     ", got ", count);

@@ -34,6 +34,7 @@ nb::dict stages(Handler* execute, Initialize*... initialize) {
 nb::dict targets() {
   nb::dict cuda;
   cuda["jax_flash_mla.dense_decode.v1"] = stages(jax_flash_mla_dense_decode, jax_flash_mla_dense_decode_initialize);
+  cuda["jax_flash_mla.mha_backward.v1"] = stages(jax_flash_mla_mha_backward, jax_flash_mla_mha_backward_initialize);
   cuda["jax_flash_mla.mha.v1"] = stages(jax_flash_mla_mha_forward, jax_flash_mla_mha_forward_initialize);
   cuda["jax_flash_mla.sparse_decode.v1"] = stages(jax_flash_mla_sparse_decode, jax_flash_mla_sparse_decode_initialize);
   cuda["jax_flash_mla.sparse_prefill.v1"] =
@@ -43,6 +44,7 @@ nb::dict targets() {
 #ifdef JAX_FLASH_MLA_TESTING
   nb::dict cpu;
   cpu["jax_flash_mla.dense_decode.v1"] = stages(jax_flash_mla_dense_decode_host);
+  cpu["jax_flash_mla.mha_backward.v1"] = stages(jax_flash_mla_mha_backward_host);
   cpu["jax_flash_mla.mha.v1"] = stages(jax_flash_mla_mha_forward_host);
   cpu["jax_flash_mla.sparse_decode.v1"] = stages(jax_flash_mla_sparse_decode_host);
   cpu["jax_flash_mla.sparse_prefill.v1"] = stages(jax_flash_mla_sparse_prefill_host);

@@ -52,6 +52,7 @@ def attention(
     differentiable: tuple[str, ...],
     pools: dict[str, Pool] | None = None,
     kernel: Callable | None = None,
+    backward_kernel: Callable | None = None,
 ) -> Differentiable:
     """The forward and backward stages of an attention operation.
 
@@ -61,7 +62,7 @@ def attention(
       operands, results: axis names, those of ``out`` first and of ``lse`` last.
       differentiable: the operands with a gradient.
       pools: the operands addressed by ids.
-      kernel: the forward by a custom call, where there is one.
+      kernel, backward_kernel: forward and backward by custom calls, where there are any.
     """
     pools = pools or {}
     out, lse = results[0], results[-1]
@@ -69,7 +70,9 @@ def attention(
     gradients = tuple(operands[operand] for operand in differentiable)
     return Differentiable(
         forward=Stage(f"{name}_forward", reference.forward, operands, results, pools, kernel),
-        backward=Stage(f"{name}_backward", reference.backward, operands | cotangents, gradients, pools),
+        backward=Stage(
+            f"{name}_backward", reference.backward, operands | cotangents, gradients, pools, backward_kernel
+        ),
         operands=differentiable,
     )
 

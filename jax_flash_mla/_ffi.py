@@ -11,6 +11,7 @@ from jax_flash_mla._extension import EMULATOR, EXTENSION
 
 # A name's version stands for its contract, which never changes: a changed one is a new name.
 DENSE_DECODE = "jax_flash_mla.dense_decode.v1"
+MHA_BACKWARD = "jax_flash_mla.mha_backward.v1"
 MHA_FORWARD = "jax_flash_mla.mha.v1"
 SPARSE_DECODE = "jax_flash_mla.sparse_decode.v1"
 SPARSE_PREFILL = "jax_flash_mla.sparse_prefill.v1"
@@ -76,6 +77,42 @@ def mha_forward(q, k, v, ranges, cu_q, *, scale: float, causal: bool, emulated: 
     results = (jax.ShapeDtypeStruct((*rows, v.shape[3]), q.dtype), jax.ShapeDtypeStruct(rows, jnp.float32))
     call = jax.ffi.ffi_call(MHA_FORWARD + (EMULATED_SUFFIX if emulated else ""), results)
     return _vma.vary_like(tuple(call(q, k, v, ranges, cu_q, scale=np.float32(scale), causal=np.bool_(causal))), q)
+
+
+def mha_backward(
+    q,
+    k,
+    v,
+    d_out,
+    lse,
+    delta,
+    q_ranges,
+    cu_q,
+    kv_ranges,
+    cu_kv,
+    *,
+    scale: float,
+    causal: bool,
+    emulated: bool = False,
+):
+    """Gradients of multi-head attention by the kernels of the device.
+
+    Args:
+      q, k, v: as in ``mha_forward``; d_out: [packs, tokens_q, h_q, d_v] of q's dtype.
+      lse: float32 [packs, tokens_q, h_q], of the forward; delta: likewise, the sum of out ·
+        d_out over a row, less the cotangent of lse.
+      q_ranges, kv_ranges: int32 [packs, n + 1, 6], of ``sequence_ranges``, for either side.
+      cu_q, cu_kv: int32 [packs, n + 1], what these were made of.
+      scale, causal: as in ``flash_attn_func``.
+      emulated: whether to run the kernels for GPUs on the CPU; in test builds alone.
+
+    Returns:
+      d_q, d_k, d_v, shaped as q, k, v, of q's dtype.
+    """
+    results = tuple(jax.ShapeDtypeStruct(x.shape, q.dtype) for x in (q, k, v))
+    call = jax.ffi.ffi_call(MHA_BACKWARD + (EMULATED_SUFFIX if emulated else ""), results)
+    operands = (q, k, v, d_out, lse, delta, q_ranges, cu_q, kv_ranges, cu_kv)
+    return _vma.vary_like(tuple(call(*operands, scale=np.float32(scale), causal=np.bool_(causal))), q)
 
 
 def sparse_decode_with_scratch(

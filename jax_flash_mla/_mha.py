@@ -28,6 +28,26 @@ def _kernel(config, q, k, v, cu_seqlens_qo, cu_seqlens_kv):
     )
 
 
+def _backward_kernel(config, q, k, v, cu_seqlens_qo, cu_seqlens_kv, out, lse, d_out, d_lse):
+    """``reference.backward`` by the custom call."""
+    tokens_q, tokens_kv = q.shape[1], k.shape[1]
+    return _ffi.mha_backward(
+        q,
+        k,
+        v,
+        d_out,
+        lse,
+        jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1) - d_lse,
+        sequence_ranges(cu_seqlens_qo, tokens_q, cu_seqlens_kv, tokens_kv),
+        cu_seqlens_qo,
+        sequence_ranges(cu_seqlens_kv, tokens_kv, cu_seqlens_qo, tokens_q),
+        cu_seqlens_kv,
+        scale=config.scale,
+        causal=config.causal,
+        emulated=config.implementation == _support.EMULATED,
+    )
+
+
 ATTENTION = attention(
     "mha",
     reference,
@@ -41,6 +61,7 @@ ATTENTION = attention(
     results=("b t h v", "b t h"),
     differentiable=("q", "k", "v"),
     kernel=_kernel,
+    backward_kernel=_backward_kernel,
 )
 
 

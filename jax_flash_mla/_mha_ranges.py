@@ -1,4 +1,4 @@
-"""What a kernel has to know of packed sequences: ranges of query tokens, and their keys.
+"""What a kernel has to know of packed sequences: ranges of tokens, and what is opposite.
 
 The sequences of a pack that are sound own tokens, in order; what is between them, before and
 behind, is owned by none, and has to be filled. So each pack has a range in front, of nothing,
@@ -13,33 +13,38 @@ import jax.numpy as jnp
 
 from jax_flash_mla.reference.mha import in_order
 
-# As in cuda/sm90/mha_forward/params.h.
-FIELDS = ("q_first", "q_length", "gap", "kv_first", "kv_length", "sound")
+# As in cuda/sm90/mha/range.h.
+FIELDS = ("first", "length", "gap", "other_first", "other_length", "sound")
 
 
-def sequence_ranges(cu_q, tokens_q, cu_kv, tokens_kv):
-    """Cumulative lengths, int32 [packs, n + 1] → int32 [packs, n + 1, fields].
+def sequence_ranges(cu, tokens, cu_other, tokens_other):
+    """Cumulative lengths of queries and keys, or of keys and queries → ranges of the former.
 
-    Fields are ``FIELDS``: the first query token and their number, tokens behind these that no
-    sequence owns, the first key and their number, whether the bounds make sense; the latter of
-    all of the pack, for the range in front. A sequence whose bounds do not has no tokens and
-    no keys.
+    Args:
+      cu, cu_other: int32 [packs, n + 1].
+      tokens, tokens_other: of a pack.
+
+    Returns:
+      int32 [packs, n + 1, fields], ``FIELDS``: the first token and their number, tokens behind
+      these that no sequence owns, the first one opposite and their number, whether the bounds
+      make sense; the latter of all of the pack, for the range in front. A sequence whose bounds
+      do not has no tokens on either side.
     """
-    sound = in_order(cu_q, tokens_q) & in_order(cu_kv, tokens_kv)
+    sound = in_order(cu, tokens) & in_order(cu_other, tokens_other)
 
-    def in_front(x, value):
-        return jnp.pad(x, ((0, 0), (1, 0)), constant_values=value)
+    def in_front(x):
+        return jnp.pad(x, ((0, 0), (1, 0)))
 
     def side(cu):
         """First token and length."""
-        return [in_front(jnp.where(sound, x, 0), 0) for x in (cu[:, :-1], cu[:, 1:] - cu[:, :-1])]
+        return [in_front(jnp.where(sound, x, 0)) for x in (cu[:, :-1], cu[:, 1:] - cu[:, :-1])]
 
-    (q_first, q_length), (kv_first, kv_length) = side(cu_q), side(cu_kv)
+    (first, length), (other_first, other_length) = side(cu), side(cu_other)
     # Where the next one begins that owns a token; the range in front stands before all of them.
-    begins = jnp.where(q_length > 0, q_first, tokens_q)
-    later = jnp.pad(begins[:, 1:], ((0, 0), (0, 1)), constant_values=tokens_q)
+    begins = jnp.where(length > 0, first, tokens)
+    later = jnp.pad(begins[:, 1:], ((0, 0), (0, 1)), constant_values=tokens)
     next_begins = jax.lax.cummin(later, axis=1, reverse=True)
-    is_front = jnp.arange(cu_q.shape[1], dtype=jnp.int32) == 0
-    gap = jnp.where((q_length > 0) | is_front, next_begins - (q_first + q_length), 0)
+    is_front = jnp.arange(cu.shape[1], dtype=jnp.int32) == 0
+    gap = jnp.where((length > 0) | is_front, next_begins - (first + length), 0)
     sound = jnp.concatenate([jnp.all(sound, axis=1, keepdims=True), sound], axis=1).astype(jnp.int32)
-    return jnp.stack([q_first, q_length, gap, kv_first, kv_length, sound], axis=-1)
+    return jnp.stack([first, length, gap, other_first, other_length, sound], axis=-1)

@@ -22,12 +22,12 @@ class HostMhaForward {
   HostMhaForward(const MhaForwardParams& params, int d_qk, int d_v) : p_(params), d_qk_(d_qk), d_v_(d_v) {}
 
   void run() {
-    for (int pack = 0; pack < p_.packs; ++pack) {
-      for (int i = 0; i <= p_.sequences; ++i) {
+    for (int pack = 0; pack < p_.queries.packs; ++pack) {
+      for (int i = 0; i <= p_.queries.sequences; ++i) {
         const MhaRange& range = ranges(pack)[i];
         for (int head = 0; head < p_.h_q; ++head) {
-          for (int query = 0; query < range.q_length; ++query) attend(pack, range, head, query);
-          for (int j = 0; j < range.gap; ++j) fill(pack, range.q_first + range.q_length + j, head);
+          for (int query = 0; query < range.length; ++query) attend(pack, range, head, query);
+          for (int j = 0; j < range.gap; ++j) fill(pack, range.first + range.length + j, head);
         }
       }
     }
@@ -37,16 +37,18 @@ class HostMhaForward {
   const MhaForwardParams& p_;
   const int d_qk_, d_v_;
 
-  const MhaRange* ranges(int pack) const { return p_.ranges + int64_t(pack) * (p_.sequences + 1); }
-  int64_t place(int pack, int token, int head) const { return (int64_t(pack) * p_.tokens_q + token) * p_.h_q + head; }
+  const MhaRange* ranges(int pack) const { return p_.queries.ranges + int64_t(pack) * (p_.queries.sequences + 1); }
+  int64_t place(int pack, int token, int head) const {
+    return (int64_t(pack) * p_.queries.tokens + token) * p_.h_q + head;
+  }
 
   void attend(int pack, const MhaRange& range, int head, int query) {
-    const int64_t row = place(pack, range.q_first + query, head);
+    const int64_t row = place(pack, range.first + query, head);
     const auto* q = static_cast<const Element*>(p_.q) + row * d_qk_;
-    const int64_t seen = p_.causal ? int64_t(query) + 1 + range.kv_length - range.q_length : range.kv_length;
-    const int keys = int(std::clamp<int64_t>(seen, 0, range.kv_length));
+    const int64_t seen = p_.causal ? int64_t(query) + 1 + range.other_length - range.length : range.other_length;
+    const int keys = int(std::clamp<int64_t>(seen, 0, range.other_length));
     const auto key_row = [&](int key) {
-      return (int64_t(pack) * p_.tokens_kv + range.kv_first + key) * p_.h_kv + head / (p_.h_q / p_.h_kv);
+      return (int64_t(pack) * p_.tokens_kv + range.other_first + key) * p_.h_kv + head / (p_.h_q / p_.h_kv);
     };
     std::vector<double> scores(keys);
     double largest = -kInfinity;
@@ -72,12 +74,12 @@ class HostMhaForward {
 
   // A token that no sequence owns: NaN where an unsound one claims it, before the last bound.
   void fill(int pack, int token, int head) {
-    const int32_t* bounds = p_.cu_q + int64_t(pack) * (p_.sequences + 1);
+    const int32_t* bounds = p_.queries.bounds + int64_t(pack) * (p_.queries.sequences + 1);
     bool is_claimed = false;
-    for (int i = 0; i < p_.sequences; ++i) {
+    for (int i = 0; i < p_.queries.sequences; ++i) {
       is_claimed |= !ranges(pack)[i + 1].sound && bounds[i] <= token && token < bounds[i + 1];
     }
-    is_claimed &= token < bounds[p_.sequences];
+    is_claimed &= token < bounds[p_.queries.sequences];
     const int64_t row = place(pack, token, head);
     p_.lse[row] = is_claimed ? float(kNaN) : -float(kInfinity);
     auto* out = static_cast<Element*>(p_.out) + row * d_v_;

@@ -29,7 +29,7 @@ __device__ __forceinline__ float exp2_fast(float x) {
 }
 
 // Scores are multiplied by this, base 2: neither zero nor infinite, so that a masked score stays one.
-inline float scale_log2(float scale) {
+__host__ __device__ inline float scale_log2(float scale) {
   constexpr float kMost = std::numeric_limits<float>::max(), kLeast = std::numeric_limits<float>::denorm_min();
   const float scaled = std::clamp(scale * kLog2E, -kMost, kMost);
   return scaled == 0.0f ? kLeast : scaled;
@@ -51,6 +51,20 @@ __device__ __forceinline__ uint32_t pack<__half>(float low, float high) {
   uint32_t pair;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   return pair;
+}
+
+// And back.
+template <typename Element>
+__device__ __forceinline__ float2 unpack(uint32_t pair);
+
+template <>
+__device__ __forceinline__ float2 unpack<__nv_bfloat16>(uint32_t pair) {
+  return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000));
+}
+
+template <>
+__device__ __forceinline__ float2 unpack<__half>(uint32_t pair) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&pair));
 }
 
 // Pairs of bfloat16, each with its own: products, and x · y + z, rounded once. Subnormal numbers count.

@@ -83,34 +83,72 @@ class Problem:
         ranges = sequence_ranges(cu_q, self.q.shape[1], cu_kv, self.k.shape[1])
         return [*map(jnp.asarray, (self.q, self.k, self.v)), ranges, cu_q]
 
+    def sequences(self):
+        """The sound sequences: (pack, (first query, end), (first key, end), which keys each query sees)."""
+        for p in range(len(self.q)):
+            q_ranges, kv_ranges, *_ = self.ranges(p)
+            for (q0, q1), (k0, k1) in zip(filter(None, q_ranges), filter(None, kv_ranges)):
+                reach = np.full((q1 - q0, 1), k1)
+                if self.causal:
+                    reach = np.arange(q1 - q0)[:, None] + (k1 - k0) - (q1 - q0)
+                yield p, slice(q0, q1), slice(k0, k1), np.arange(k1 - k0) <= reach
+
+    def ranges(self, pack):
+        return oracle.ranges(self.cu_q[pack], self.q.shape[1], self.cu_kv[pack], self.k.shape[1])
+
+    def poison(self, side, *arrays):
+        """NaN where unsound sequences claim tokens; ``side`` 0 for queries, 1 for keys."""
+        for p in range(len(self.q)):
+            tokens = sorted(self.ranges(p)[2 + side])
+            for x in arrays:
+                x[p, tokens] = np.nan
+
     def want(self):
         """out, lse and spread."""
-        packs, tokens, h_q, _ = self.q.shape
-        group = h_q // self.k.shape[2]
-        out, spread = np.zeros((packs, tokens, h_q, D_V)), np.zeros((packs, tokens, h_q, D_V))
-        lse = np.full((packs, tokens, h_q), -np.inf)
-        for p in range(packs):
-            q_ranges, kv_ranges, poison, _ = oracle.ranges(
-                self.cu_q[p], self.q.shape[1], self.cu_kv[p], self.k.shape[1]
-            )
-            for (q0, q1), (k0, k1) in zip(filter(None, q_ranges), filter(None, kv_ranges)):
-                reach = (
-                    np.arange(q1 - q0)[:, None] + (k1 - k0) - (q1 - q0) if self.causal else np.full((q1 - q0, 1), k1)
-                )
-                visible = np.arange(k1 - k0) <= reach
-                for h in range(h_q):
-                    k, v = (oracle.f64(x[p, k0:k1, h // group]) for x in (self.k, self.v))
-                    logits = np.where(visible, self.scale * (oracle.f64(self.q[p, q0:q1, h]) @ k.T), -np.inf)
-                    rows = np.flatnonzero(visible.any(-1)) if k1 > k0 else np.zeros(0, int)
-                    top = logits[rows].max(-1, initial=-np.inf)
-                    weights = np.exp(logits[rows] - top[:, None])
-                    total = weights.sum(-1)
-                    lse[p, q0 + rows, h] = top + np.log(total)
-                    weights /= total[:, None]
-                    out[p, q0 + rows, h] = weights @ v
-                    spread[p, q0 + rows, h] = np.sqrt(weights**2 @ v**2)
-            out[p, sorted(poison)] = lse[p, sorted(poison)] = np.nan
+        rows = self.q.shape[:3]
+        out, spread, lse = np.zeros((*rows, D_V)), np.zeros((*rows, D_V)), np.full(rows, -np.inf)
+        group = self.q.shape[2] // self.k.shape[2]
+        for p, queries, keys, visible in self.sequences():
+            sees = np.flatnonzero(visible.any(-1))
+            for h in range(self.q.shape[2]) if len(sees) else ():
+                k, v = (oracle.f64(x[p, keys, h // group]) for x in (self.k, self.v))
+                logits = np.where(visible, self.scale * (oracle.f64(self.q[p, queries, h]) @ k.T), -np.inf)[sees]
+                top = logits.max(-1)
+                weights = np.exp(logits - top[:, None])
+                total = weights.sum(-1)
+                place = queries.start + sees
+                lse[p, place, h] = top + np.log(total)
+                weights /= total[:, None]
+                out[p, place, h] = weights @ v
+                spread[p, place, h] = np.sqrt(weights**2 @ v**2)
+        self.poison(0, out, lse)
         return out, lse, spread
+
+    def want_gradients(self, d_out, d_lse):
+        """Of q, k and v, and the spread of what each is the sum of; with ``delta``, what the kernels are given."""
+        out, lse, _ = self.want()
+        delta = (out * oracle.f64(d_out)).sum(-1) - d_lse
+        gradients = [np.zeros(x.shape) for x in (self.q, self.k, self.v)]
+        squares = [np.zeros(x.shape) for x in (self.q, self.k, self.v)]
+        group = self.q.shape[2] // self.k.shape[2]
+        for p, queries, keys, visible in self.sequences():
+            for h in range(self.q.shape[2]) if visible.any() else ():
+                q, d_o = (oracle.f64(x[p, queries, h]) for x in (self.q, d_out))
+                k, v = (oracle.f64(x[p, keys, h // group]) for x in (self.k, self.v))
+                exponents = np.where(visible, self.scale * (q @ k.T) - lse[p, queries, h][:, None], -np.inf)
+                weights = np.exp(exponents)
+                d_scores = self.scale * weights * (d_o @ v.T - delta[p, queries, h][:, None])
+                d_scores[~visible] = 0
+                for x, square, place, left, right in (
+                    (gradients[0], squares[0], (p, queries, h), d_scores, k),
+                    (gradients[1], squares[1], (p, keys, h // group), d_scores.T, q),
+                    (gradients[2], squares[2], (p, keys, h // group), weights.T, d_o),
+                ):
+                    x[place] += left @ right
+                    square[place] += left**2 @ right**2
+        self.poison(0, gradients[0])
+        self.poison(1, *gradients[1:])
+        return gradients, [np.sqrt(x) for x in squares], delta
 
 
 class MhaTest(KernelTest):
@@ -120,6 +158,16 @@ class MhaTest(KernelTest):
         (out, lse), (want, want_lse, spread) = got, problem.want()
         self.assert_out(out, want, spread)
         self.assert_logits(lse, want_lse)
+
+    def assert_gradients_right(self, problem, rng, run):
+        """Of random cotangents; ``run(d_out, lse, delta)`` calls the kernels."""
+        _, lse, _ = problem.want()
+        d_out = rng.standard_normal((*problem.q.shape[:3], D_V), np.float32).astype(problem.q.dtype)
+        d_lse = rng.standard_normal(lse.shape)
+        want, spreads, delta = problem.want_gradients(d_out, d_lse)
+        got = run(d_out, lse.astype(np.float32), delta.astype(np.float32))
+        for x, wanted, spread in zip(got, want, spreads):
+            self.assert_out(x, wanted, spread)
 
 
 class HandlerTest(parameterized.TestCase):
@@ -164,3 +212,27 @@ def _call(scale, causal, emulated):
 def run_poisoned(problem, poison, emulated=False):
     """Out and lse, from a call into results full of the bits of one value."""
     return call_into_poison(_call(problem.scale, problem.causal, emulated), problem.arrays(), 2, poison)
+
+
+@functools.lru_cache(maxsize=64)
+def _backward_call(scale, causal, emulated):
+    options = dict(scale=scale, causal=causal, emulated=emulated)
+    return donating(functools.partial(_ffi.mha_backward, **options), operands=10, results=3)
+
+
+def run_backward_poisoned(problem, d_out, lse, delta, poison, emulated=False):
+    """Gradients of q, k and v, from a call into results full of the bits of one value."""
+    q, k, v, q_ranges, cu_q = problem.arrays()
+    cu_kv = jnp.asarray(problem.cu_kv)
+    kv_ranges = sequence_ranges(cu_kv, k.shape[1], cu_q, q.shape[1])
+    operands = [q, k, v, *map(jnp.asarray, (d_out, lse, delta)), q_ranges, cu_q, kv_ranges, cu_kv]
+    return call_into_poison(_backward_call(problem.scale, problem.causal, emulated), operands, 3, poison)
+
+
+def run_backward_alone(problem, poison, emulated=False):
+    """The same of any cotangents, for a log-sum-exp and a delta that are right or not."""
+    rng = np.random.default_rng(0)
+    rows = problem.q.shape[:3]
+    d_out = rng.standard_normal((*rows, D_V), np.float32).astype(problem.q.dtype)
+    lse, delta = (rng.standard_normal(rows, np.float32) for _ in range(2))
+    return run_backward_poisoned(problem, d_out, lse + 3, delta, poison, emulated)

@@ -82,8 +82,9 @@ class Target(typing.NamedTuple):
     """A kernel, and problems that between them come to all its instructions."""
 
     kernels: str  # matches its name
-    module: typing.Any  # has Problem and run_poisoned
+    module: typing.Any  # has Problem
     problems: tuple[dict, ...]
+    run: str = "run_poisoned"  # of the module; of a problem and a poison
 
 
 # Thread blocks with several items, of which some blocks are partial; a piece of a request for each thread block, combined
@@ -114,15 +115,14 @@ SPARSE_DECODE = Target(
         dict(b=2, topk=1000, h_q=32),
     ),
 )
-MHA_FORWARD = Target(
-    r"mha_forward.*bfloat16Li192",
-    mha_problem,
-    (
-        dict(q_lengths=[[300, 0], [70, 130]], kv_lengths=[[400, 50], [60, 0]], padding=5, h_q=2, causal=True),
-        dict(q_lengths=[128] * 5, kv_lengths=[256] * 5),
-    ),
+MHA_PROBLEMS = (
+    dict(q_lengths=[[300, 0], [70, 130]], kv_lengths=[[400, 50], [60, 0]], padding=5, h_q=2, causal=True),
+    dict(q_lengths=[128] * 5, kv_lengths=[256] * 5),
 )
-TARGETS = (DENSE_DECODE, SPARSE_DECODE, MHA_FORWARD)
+MHA_FORWARD = Target(r"mha_forward.*bfloat16Li192", mha_problem, MHA_PROBLEMS)
+QUERY_GRADIENT = Target(r"query_gradient.*bfloat16Li192", mha_problem, MHA_PROBLEMS, "run_backward_alone")
+KEY_GRADIENTS = Target(r"key_gradients.*bfloat16Li192", mha_problem, MHA_PROBLEMS, "run_backward_alone")
+TARGETS = (DENSE_DECODE, SPARSE_DECODE, MHA_FORWARD, QUERY_GRADIENT, KEY_GRADIENTS)
 # The same for all problems: a process asks for the device once.
 SMS = 4
 
@@ -133,7 +133,7 @@ def run(target: int, number: int, without: str = "") -> list[np.ndarray]:
     made.spoil_unused(np.nan)
     settings = {"SMS": str(SMS), "THREADS": "1", "PATIENCE": "20", "RACES": "1", "WITHOUT": without}
     with mock.patch.dict(os.environ, {f"JAX_FLASH_MLA_EMULATOR_{name}": value for name, value in settings.items()}):
-        return module.run_poisoned(made, np.nan, emulated=True)
+        return getattr(module, TARGETS[target].run)(made, np.nan, emulated=True)
 
 
 @functools.cache

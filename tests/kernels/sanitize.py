@@ -9,6 +9,7 @@ runs them under each of its tools, prints a line for each, and fails where one h
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import re
@@ -101,7 +102,9 @@ def run_calls():
         problem = mha.Problem(rng, **options)
         problem.spoil_unused(np.nan)
         results = _ffi.mha_forward(*problem.arrays(), scale=problem.scale, causal=problem.causal)
-        mha.MhaTest().assert_right(problem, [np.asarray(x) for x in results])
+        test = mha.MhaTest()
+        test.assert_right(problem, [np.asarray(x) for x in results])
+        test.assert_gradients_right(problem, rng, functools.partial(mha.run_backward_poisoned, problem, poison=np.nan))
         print(f"multi-head attention, {name}: right")
     for name, options in SPARSE_DECODE.items():
         problem = sparse_decode.Problem(rng, **options)

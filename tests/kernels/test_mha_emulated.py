@@ -1,5 +1,6 @@
-"""The forward kernel of multi-head attention in the emulator: one small case for each of its features."""
+"""The kernels of multi-head attention in the emulator: one small case for each of its features."""
 
+import functools
 import unittest
 
 import jax
@@ -10,8 +11,22 @@ from absl.testing import parameterized
 import jax_flash_mla as fm
 from jax_flash_mla import _ffi
 from kernels import mha_problem
-from kernels.mha_problem import MhaTest, Problem, run_poisoned
+from kernels.mha_problem import MhaTest, Problem, run_backward_poisoned, run_poisoned
 from kernels.poison import POISONS, bits
+
+FEATURES = parameterized.named_parameters(
+    (f"{name}_{d}{'_causal' if causal else ''}", dict(options, d=d, causal=causal))
+    for d in (192, 128)
+    for causal in (False, True)
+    for name, options in (
+        ("one_tile", dict(q_lengths=[128], kv_lengths=[128])),
+        ("partial", dict(q_lengths=[70], kv_lengths=[50])),
+        ("several_blocks", dict(q_lengths=[200], kv_lengths=[400])),
+        ("more_queries_than_keys", dict(q_lengths=[300], kv_lengths=[130])),
+        ("packed", dict(q_lengths=[60, 0, 130, 7], kv_lengths=[90, 30, 0, 7], h_q=4, h_kv=2)),
+        ("padded", dict(q_lengths=[[60], [0], [130]], kv_lengths=[[90], [30], [0]], padding=5)),
+    )
+)
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
@@ -21,31 +36,35 @@ class MhaEmulatedTest(MhaTest):
         self.assert_right(problem, got)
         return got
 
-    @parameterized.named_parameters(
-        (f"{name}_{d}{'_causal' if causal else ''}", dict(options, d=d, causal=causal))
-        for d in (192, 128)
-        for causal in (False, True)
-        for name, options in (
-            ("one_tile", dict(q_lengths=[128], kv_lengths=[128])),
-            ("partial", dict(q_lengths=[70], kv_lengths=[50])),
-            ("several_blocks", dict(q_lengths=[200], kv_lengths=[400])),
-            ("more_queries_than_keys", dict(q_lengths=[300], kv_lengths=[130])),
-            ("packed", dict(q_lengths=[60, 0, 130, 7], kv_lengths=[90, 30, 0, 7], h_q=4, h_kv=2)),
-            ("padded", dict(q_lengths=[[60], [0], [130]], kv_lengths=[[90], [30], [0]], padding=5)),
-        )
-    )
+    def check_gradients(self, problem):
+        def run(*operands):
+            return run_backward_poisoned(problem, *operands, np.nan, emulated=True)
+
+        self.assert_gradients_right(problem, np.random.default_rng(99), run)
+
+    @FEATURES
     def test_feature(self, options):
         problem = Problem(np.random.default_rng(0), **options)
         problem.spoil_unused(np.nan)
         self.check(problem)
 
+    @FEATURES
+    def test_gradients(self, options):
+        problem = Problem(np.random.default_rng(0), **options)
+        problem.spoil_unused(np.nan)
+        self.check_gradients(problem)
+
     def test_float16(self):
-        self.check(Problem(np.random.default_rng(1), q_lengths=[70], kv_lengths=[170], d=128, dtype=np.float16))
+        problem = Problem(np.random.default_rng(1), q_lengths=[70], kv_lengths=[170], d=128, dtype=np.float16)
+        self.check(problem)
+        self.check_gradients(problem)
 
     def test_many_sequences(self):
         """More than a warp looks at together, over several packs."""
         lengths = np.random.default_rng(2).integers(0, 9, (3, 40))
-        self.check(Problem(np.random.default_rng(3), q_lengths=lengths, kv_lengths=lengths, h_q=1, causal=True))
+        problem = Problem(np.random.default_rng(3), q_lengths=lengths, kv_lengths=lengths, h_q=1, causal=True)
+        self.check(problem)
+        self.check_gradients(problem)
 
     def test_more_tiles_than_thread_blocks(self):
         self.check(Problem(np.random.default_rng(4), q_lengths=[[20] * 3] * 20, kv_lengths=[[30] * 3] * 20, h_q=3))
@@ -59,19 +78,22 @@ class MhaEmulatedTest(MhaTest):
         cu[2, 1] = -5
         cu[3, 5] = 60
         self.check(problem)
+        self.check_gradients(problem)
 
     def test_nothing_is_there(self):
         for q_lengths, kv_lengths in (([0], [5]), ([5], [0]), ([0, 0], [0, 0]), (np.zeros((0, 1)), np.zeros((0, 1)))):
             for padding in (0, 4):
-                self.check(
-                    Problem(np.random.default_rng(6), q_lengths=q_lengths, kv_lengths=kv_lengths, padding=padding)
-                )
+                rng = np.random.default_rng(6)
+                problem = Problem(rng, q_lengths=q_lengths, kv_lengths=kv_lengths, padding=padding)
+                self.check(problem)
+                self.check_gradients(problem)
 
     @parameterized.parameters(0.0, -0.3, 3.0)
     def test_scales(self, scale):
         problem = Problem(np.random.default_rng(7), q_lengths=[40], kv_lengths=[150], causal=True)
         problem.scale = scale
         self.check(problem)
+        self.check_gradients(problem)
 
     def test_growing_logits(self):
         """Each block's maximum passes the one before by much, or by little."""
@@ -111,6 +133,23 @@ class MhaEmulatedTest(MhaTest):
         results = call(q, k, v, cu_q, cu_kv)
         for i, problem in enumerate(problems):
             self.assert_right(problem, [np.asarray(x[i : i + 1]) for x in results])
+
+    def test_under_grad(self):
+        """Through both results, beside pure JAX."""
+        problem = Problem(np.random.default_rng(12), q_lengths=[70], kv_lengths=[90], h_q=2, d=128, causal=True)
+        operands = [jnp.asarray(x) for x in (problem.q, problem.k, problem.v)]
+
+        def loss(implementation, *operands):
+            out, lse = fm.flash_attn_func(*operands, causal=True, implementation=implementation)
+            return (out.astype(jnp.float32) ** 2).sum() + jnp.where(lse > -1e30, lse, 0).sum()
+
+        got, want = (
+            jax.jit(jax.grad(functools.partial(loss, implementation), argnums=(0, 1, 2)))(*operands)
+            for implementation in ("emulated", "xla")
+        )
+        for x, y in zip(got, want):
+            x, y = (np.asarray(z, np.float32) for z in (x, y))
+            self.assertLess(np.abs(x - y).max(), 0.02 * np.abs(y).max())
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")

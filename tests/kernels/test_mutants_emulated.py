@@ -67,6 +67,18 @@ class MhaForwardMutantsTest(MutantsTest):
     target, name, kinds = mutants.MHA_FORWARD, "mha_forward_kernel", (BOXES,)
 
 
+@unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
+class QueryGradientMutantsTest(MutantsTest):
+    __test__ = True
+    target, name, kinds = mutants.QUERY_GRADIENT, "mha_query_gradient_kernel", (BOXES,)
+
+
+@unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
+class KeyGradientsMutantsTest(MutantsTest):
+    __test__ = True
+    target, name, kinds = mutants.KEY_GRADIENTS, "mha_key_gradients_kernel", (BOXES,)
+
+
 class HarmlessTest(unittest.TestCase):
     def test_reasons(self):
         for entry in json.loads(mutants.HARMLESS.read_text()):

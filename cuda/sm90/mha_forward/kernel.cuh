@@ -10,12 +10,13 @@
 // Maxima lag behind: they move only when a row exceeds its own by 2^8, because moving them means rescaling outputs.
 #pragma once
 
+#include "cuda/device/accumulators.cuh"
 #include "cuda/device/barrier.cuh"
 #include "cuda/device/copy.cuh"
 #include "cuda/device/math.cuh"
 #include "cuda/device/wgmma.cuh"
+#include "cuda/sm90/mha/tiles.cuh"
 #include "cuda/sm90/mha_forward/config.h"
-#include "cuda/sm90/mha_forward/schedule.cuh"
 
 namespace jax_flash_mla::mha_forward_sm90 {
 
@@ -35,15 +36,18 @@ class Loader {
       : params_(params), maps_(maps), shared_(shared) {}
 
   __device__ __forceinline__ void run() {
-    Tiles<Config> tiles(params_);
+    mha_sm90::Tiles<Config::kBlockM> tiles(params_.queries, params_.h_q);
     uint32_t count = 0, round = 0;
     for (; tiles.next(); ++count) {
-      const Item& item = tiles.current;
+      const mha_sm90::Tile& tile = tiles.current;
+      const MhaRange& range = params_.queries.ranges[tile.range];
+      const Item item = describe(tile, range);
       announce(item, count);
+      const int first_key = tile.pack * params_.tokens_kv + range.other_first;
       const int key_head = item.head / (params_.h_q / params_.h_kv);
 #pragma unroll 1
       for (int block = item.blocks - 1; block >= 0; --block, ++round) {
-        const int stage = round % Config::kStages, row = tiles.kv_row + block * Config::kBlockN;
+        const int stage = round % Config::kStages, row = first_key + block * Config::kBlockN;
         const uint32_t parity = (round / Config::kStages + 1) % 2;
         device::wait(shared_.k_empty[stage], parity);
         load(shared_.k[stage], maps_.k, shared_.k_full[stage], key_head * Config::kDimQK, row);
@@ -58,6 +62,24 @@ class Loader {
   const MhaForwardParams& params_;
   const Maps& maps_;
   typename Config::SharedStorage& shared_;
+
+  // Backwards along the queries: of a causal sequence the longest tiles come first.
+  __device__ __forceinline__ Item describe(const mha_sm90::Tile& tile, const MhaRange& range) const {
+    const MhaSide& queries = params_.queries;
+    const int first = (tile.is_gap ? tile.block : tile.blocks - 1 - tile.block) * Config::kBlockM;
+    const int before = tile.is_gap ? range.first + range.length : range.first;
+    Item item;
+    item.first_row = int64_t(tile.pack) * queries.tokens + before + first;
+    item.rows = min(Config::kBlockM, (tile.is_gap ? range.gap : range.length) - first);
+    item.head = tile.head;
+    item.keys = tile.is_gap ? 0 : range.other_length;
+    // Aligned at the last key: query i of n sees the keys up to i + keys - n.
+    item.first_visible = params_.causal && !tile.is_gap ? first + 1 + item.keys - range.length : item.keys;
+    const int seen = params_.causal ? min(item.first_visible + item.rows - 1, item.keys) : item.keys;
+    item.blocks = (max(seen, 0) + Config::kBlockN - 1) / Config::kBlockN;
+    item.pack = tile.is_gap && !queries.ranges[tile.pack * (queries.sequences + 1)].sound ? tile.pack : -1;
+    return item;
+  }
 
   // Once the item before needs its queries no more.
   __device__ __forceinline__ void announce(const Item& item, uint32_t count) {
@@ -304,19 +326,6 @@ class Attention {
     for (int i = 0; i < Config::kWeights; ++i) weights[i] = device::pack<Element>(scores[2 * i], scores[2 * i + 1]);
   }
 
-  // Whether an unsound sequence claims a token that no other one owns. Tokens from the last bound on are padding, whoever claims
-  // them.
-  __device__ __forceinline__ bool is_claimed(int pack, int64_t row) const {
-    const int token = int(row - int64_t(pack) * params_.tokens_q);
-    const int first = pack * (params_.sequences + 1);
-    const int32_t* bounds = params_.cu_q + first;
-    if (token >= bounds[params_.sequences]) return false;
-    for (int i = 0; i < params_.sequences; ++i) {
-      if (!params_.ranges[first + 1 + i].sound && bounds[i] <= token && token < bounds[i + 1]) return true;
-    }
-    return false;
-  }
-
   // Normalises outputs and writes them.
   __device__ __forceinline__ void write() {
     const Item item = this->item();
@@ -326,26 +335,17 @@ class Attention {
       const int row = this->row() + 8 * r;
       const bool exists = row < item.rows;
       const int64_t place = (item.first_row + (exists ? row : 0)) * params_.h_q + item.head;
-      if (item.pack >= 0 && exists && is_claimed(item.pack, item.first_row + row)) row_sum_[r] = device::kNaN;
+      if (item.pack >= 0 && exists) {
+        const int token = int(item.first_row + row - int64_t(item.pack) * params_.queries.tokens);
+        if (mha_sm90::is_claimed(params_.queries, item.pack, token)) row_sum_[r] = device::kNaN;
+      }
+      // Of a row without keys outputs are zero.
       const bool attends = row_sum_[r] != 0.0f;
       if (exists && lane_ % 4 == 0) {
         params_.lse[place] = attends ? (row_max_[r] + log2f(row_sum_[r])) * device::kLn2 : -device::kInfinity;
       }
-      const float factor = 1.0f / row_sum_[r];
-      Element* target = static_cast<Element*>(params_.out) + place * Config::kDimV + lane_ % 4 * 8;
-#pragma unroll
-      for (int i = 0; i < Config::kOutputs; i += 16) {
-        uint32_t pairs[4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const float* x = out_ + i + 4 * j + 2 * r;
-          pairs[j] = device::pack<Element>(attends ? x[0] * factor : 0.0f, attends ? x[1] * factor : 0.0f);
-        }
-        device::transpose_quad(pairs);
-        if (exists) {
-          *reinterpret_cast<uint4*>(target + i * 2) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
-        }
-      }
+      device::store_row(out_, r, exists, static_cast<Element*>(params_.out) + place * Config::kDimV,
+                        attends ? 1.0f / row_sum_[r] : 1.0f);
     }
   }
 };

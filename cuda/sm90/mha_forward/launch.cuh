@@ -32,9 +32,10 @@ cudaError_t launch(const MhaForwardParams& params, int num_sms, cudaStream_t str
   const MhaForwardParams& p = params;
   const Grid grid = {device::scale_log2(p.scale)};
   Maps maps;
-  for (const cudaError_t error : {make_map<Config>(&maps.q, p.q, p.packs, p.tokens_q, p.h_q, Config::kDimQK),
-                                  make_map<Config>(&maps.k, p.k, p.packs, p.tokens_kv, p.h_kv, Config::kDimQK),
-                                  make_map<Config>(&maps.v, p.v, p.packs, p.tokens_kv, p.h_kv, Config::kDimV)}) {
+  for (const cudaError_t error :
+       {make_map<Config>(&maps.q, p.q, p.queries.packs, p.queries.tokens, p.h_q, Config::kDimQK),
+        make_map<Config>(&maps.k, p.k, p.queries.packs, p.tokens_kv, p.h_kv, Config::kDimQK),
+        make_map<Config>(&maps.v, p.v, p.queries.packs, p.tokens_kv, p.h_kv, Config::kDimV)}) {
     if (error != cudaSuccess) return error;
   }
   const device::Blocks blocks = {num_sms, Config::kThreads, sizeof(typename Config::SharedStorage), false};

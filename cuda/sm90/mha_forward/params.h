@@ -5,32 +5,24 @@
 
 #include <cstdint>
 
+#include "cuda/sm90/mha/range.h"
+
 namespace jax_flash_mla {
 
 // Dimensions of a value; keys have 128 or 192.
 inline constexpr int kMhaDimV = 128;
 
-// A range of a pack's query tokens, with the keys that they attend to. Each pack has one for each of its sequences, and one
-// in front of them. In order, they and the gaps behind them cover the pack's tokens once.
-struct MhaRange {
-  int32_t q_first, q_length;    // tokens of the pack; 0 for the range in front, and where bounds make no sense
-  int32_t gap;                  // tokens behind these that no sequence owns
-  int32_t kv_first, kv_length;  // likewise
-  int32_t sound;                // bounds make sense, of this sequence; of all of the pack, for the range in front
-};
-
 struct MhaForwardParams {
   // Operands.
-  const void* q;           // [packs, tokens_q, h_q, d], 16-byte aligned
-  const void* k;           // [packs, tokens_kv, h_kv, d], likewise
-  const void* v;           // [packs, tokens_kv, h_kv, 128], likewise
-  const MhaRange* ranges;  // [packs, sequences + 1]
-  const int32_t* cu_q;     // [packs, sequences + 1], as given: which tokens unsound sequences claim
+  const void* q;    // [packs, tokens_q, h_q, d], 16-byte aligned
+  const void* k;    // [packs, tokens_kv, h_kv, d], likewise
+  const void* v;    // [packs, tokens_kv, h_kv, 128], likewise
+  MhaSide queries;  // opposite: keys
   // Results.
   void* out;   // [packs, tokens_q, h_q, 128]
   float* lse;  // [packs, tokens_q, h_q]
   // Sizes; heads are at least 1, and h_kv divides h_q.
-  int32_t packs, sequences, tokens_q, tokens_kv, h_q, h_kv;
+  int32_t tokens_kv, h_q, h_kv;
   float scale;
   bool causal;
 };

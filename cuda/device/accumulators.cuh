@@ -1,0 +1,27 @@
+// Rows of WGMMA accumulators to memory.
+#pragma once
+
+#include "cuda/device/math.cuh"
+
+namespace jax_flash_mla::device {
+
+// Writes one of the two rows that a thread shares with its quad, row r of them, if it exists, times a factor; `target` is where
+// the row's columns are. Called by all lanes.
+template <typename Element, int N>
+__device__ __forceinline__ void store_row(const float (&accumulators)[N], int r, bool exists, Element* target,
+                                          float factor) {
+  target += threadIdx.x % 4 * 8;
+#pragma unroll
+  for (int i = 0; i < N; i += 16) {
+    uint32_t pairs[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float* x = accumulators + i + 4 * j + 2 * r;
+      pairs[j] = pack<Element>(x[0] * factor, x[1] * factor);
+    }
+    transpose_quad(pairs);
+    if (exists) *reinterpret_cast<uint4*>(target + i * 2) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+  }
+}
+
+}  // namespace jax_flash_mla::device

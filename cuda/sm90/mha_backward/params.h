@@ -1,0 +1,43 @@
+// What a launch of multi-head attention, backward, takes. Plain data: no JAX, XLA or Python type enters here.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "cuda/sm90/mha/range.h"
+#include "cuda/sm90/mha_forward/params.h"
+
+namespace jax_flash_mla {
+
+struct MhaBackwardParams {
+  // Operands, 16-byte aligned.
+  const void* q;          // [packs, tokens_q, h_q, d]
+  const void* k;          // [packs, tokens_kv, h_kv, d]
+  const void* v;          // [packs, tokens_kv, h_kv, 128]
+  const void* d_out;      // [packs, tokens_q, h_q, 128]
+  const float* lse;       // [packs, tokens_q, h_q], natural
+  const float* delta;     // [packs, tokens_q, h_q]: the sum of out · d_out, less the cotangent of lse
+  MhaSide queries, keys;  // opposite each other
+  // Results.
+  void* d_q;  // as q
+  void* d_k;  // as k
+  void* d_v;  // as v
+  // Sizes; heads are at least 1, and h_kv divides h_q.
+  int32_t h_q, h_kv;
+  float scale;
+  bool causal;
+};
+
+// Each instance, by element type and dimensions of a key: its launches, and what makes its kernels ready on the current
+// device. The latter must have run there before the former are captured in a graph.
+cudaError_t launch_mha_backward_sm90_bf16_192(const MhaBackwardParams& params, int num_sms, cudaStream_t stream);
+cudaError_t launch_mha_backward_sm90_bf16_128(const MhaBackwardParams& params, int num_sms, cudaStream_t stream);
+cudaError_t launch_mha_backward_sm90_fp16_192(const MhaBackwardParams& params, int num_sms, cudaStream_t stream);
+cudaError_t launch_mha_backward_sm90_fp16_128(const MhaBackwardParams& params, int num_sms, cudaStream_t stream);
+cudaError_t initialize_mha_backward_sm90_bf16_192();
+cudaError_t initialize_mha_backward_sm90_bf16_128();
+cudaError_t initialize_mha_backward_sm90_fp16_192();
+cudaError_t initialize_mha_backward_sm90_fp16_128();
+
+}  // namespace jax_flash_mla
