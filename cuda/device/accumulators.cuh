@@ -5,11 +5,11 @@
 
 namespace jax_flash_mla::device {
 
-// Writes one of the two rows that a thread shares with its quad, row r of them, if it exists, times a factor; `target` is where
-// the row's columns are. Called by all lanes.
+// Writes one of the two rows that a thread shares with its quad, row r of them, if it exists, times a factor; or zeros, whatever
+// the accumulators hold. `target` is where the row's columns are. Called by all lanes.
 template <typename Element, int N>
 __device__ __forceinline__ void store_row(const float (&accumulators)[N], int r, bool exists, Element* target,
-                                          float factor) {
+                                          bool is_zero, float factor) {
   target += threadIdx.x % 4 * 8;
 #pragma unroll
   for (int i = 0; i < N; i += 16) {
@@ -17,7 +17,7 @@ __device__ __forceinline__ void store_row(const float (&accumulators)[N], int r,
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const float* x = accumulators + i + 4 * j + 2 * r;
-      pairs[j] = pack<Element>(x[0] * factor, x[1] * factor);
+      pairs[j] = pack<Element>(is_zero ? 0.0f : x[0] * factor, is_zero ? 0.0f : x[1] * factor);
     }
     transpose_quad(pairs);
     if (exists) *reinterpret_cast<uint4*>(target + i * 2) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);

@@ -111,6 +111,12 @@ class MhaEmulatedTest(MhaTest):
         for x in (out.astype(np.float32), lse):
             self.assertTrue(np.isfinite(x[:, ~touched]).all() and np.isnan(x[:, touched]).all())
 
+    def test_nan_does_not_reach_queries_without_keys(self):
+        problem = Problem(np.random.default_rng(13), q_lengths=[60], kv_lengths=[20], h_q=1, causal=True)
+        problem.k[0, 5] = problem.v[0, 5] = np.nan
+        out, lse = run_poisoned(problem, np.nan, emulated=True)
+        self.assertTrue((out[:, :40] == 0).all() and np.isneginf(lse[:, :40]).all())
+
     def test_same_bits_whatever_was_there_before(self):
         problem = Problem(np.random.default_rng(10), q_lengths=[150], kv_lengths=[300], padding=4, causal=True)
         first, *others = (bits(run_poisoned(problem, poison, emulated=True)) for poison in POISONS.values())

@@ -138,7 +138,8 @@ class Warpgroup {
     if (const int pack = item().pack; pack >= 0 && exists) {
       if (mha_sm90::is_claimed(side, pack, int(token - int64_t(pack) * side.tokens))) factor = device::kNaN;
     }
-    device::store_row(sums, r, exists, static_cast<Element*>(result) + (token * heads + item().head) * kDims, factor);
+    device::store_row(sums, r, exists, static_cast<Element*>(result) + (token * heads + item().head) * kDims, false,
+                      factor);
   }
 
  private:

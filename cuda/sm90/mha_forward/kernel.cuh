@@ -339,13 +339,12 @@ class Attention {
         const int token = int(item.first_row + row - int64_t(item.pack) * params_.queries.tokens);
         if (mha_sm90::is_claimed(params_.queries, item.pack, token)) row_sum_[r] = device::kNaN;
       }
-      // Of a row without keys outputs are zero.
       const bool attends = row_sum_[r] != 0.0f;
       if (exists && lane_ % 4 == 0) {
         params_.lse[place] = attends ? (row_max_[r] + log2f(row_sum_[r])) * device::kLn2 : -device::kInfinity;
       }
-      device::store_row(out_, r, exists, static_cast<Element*>(params_.out) + place * Config::kDimV,
-                        attends ? 1.0f / row_sum_[r] : 1.0f);
+      device::store_row(out_, r, exists, static_cast<Element*>(params_.out) + place * Config::kDimV, !attends,
+                        1.0f / row_sum_[r]);
     }
   }
 };

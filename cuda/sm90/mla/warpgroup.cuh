@@ -17,6 +17,7 @@
 // relative to the other's maximum become relative to the own one without rounding.
 #pragma once
 
+#include "cuda/device/accumulators.cuh"
 #include "cuda/device/barrier.cuh"
 #include "cuda/device/math.cuh"
 #include "cuda/device/wgmma.cuh"
@@ -75,21 +76,8 @@ class Warpgroup {
   // Writes this warpgroup's columns of one of the thread's rows, if it exists, times a factor; zeros where no key is attended
   // to. `target` is where all columns of the row are. Called by all lanes.
   __device__ __forceinline__ void store_row(int r, bool exists, Element* target, float factor) const {
-    const bool attends = row_sum_[r] != 0.0f;
-    target += self_ * Config::kHalfTiles * Config::kTileColumns + lane_ % 4 * 8;
-#pragma unroll
-    for (int i = 0; i < Config::kOutputs; i += 16) {
-      uint32_t pairs[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float* x = out_ + i + 4 * j + 2 * r;
-        pairs[j] = device::pack<Element>(attends ? x[0] * factor : 0.0f, attends ? x[1] * factor : 0.0f);
-      }
-      device::transpose_quad(pairs);
-      if (exists) {
-        *reinterpret_cast<uint4*>(target + i * 2) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
-      }
-    }
+    device::store_row(out_, r, exists, target + self_ * Config::kHalfTiles * Config::kTileColumns, row_sum_[r] == 0.0f,
+                      factor);
   }
 
  private:
