@@ -230,6 +230,9 @@ def sparse_attention(q, lists, *, d_v, scale, attn_sink=None):
 def sparse_attention_large(q, kv, indices, topk_length, *, d_v, scale, attn_sink=None):
     """``sparse_attention`` over one flat pool [s_kv, d], by matrix products.
 
+    A key chosen several times is one of as many times the weight: its weights are all rounded alike, and what
+    rounding does to them does not even out.
+
     Returns:
       out, max logits and lse, natural, and spread, as ``dense_decode_large``.
     """
@@ -242,12 +245,13 @@ def sparse_attention_large(q, kv, indices, topk_length, *, d_v, scale, attn_sink
             out[i] = top[i] = lse[i] = np.nan
             continue
         chosen = indices[i, :length]
-        keys = f64(kv[chosen[(chosen >= 0) & (chosen < len(kv))]])
-        if len(keys) == 0:
+        chosen, counts = np.unique(chosen[(chosen >= 0) & (chosen < len(kv))], return_counts=True)
+        if len(chosen) == 0:
             continue
+        keys = f64(kv[chosen])
         logits = scale * (f64(q[i]) @ keys.T)
         top[i] = logits.max(-1)
-        weights = np.exp(logits - top[i, :, None])
+        weights = counts * np.exp(logits - top[i, :, None])
         lse[i] = top[i] + np.log(weights.sum(-1))
         share = np.ones(h) if attn_sink is None else np.vectorize(keys_share)(lse[i], f64(attn_sink))
         weights *= (share / weights.sum(-1))[:, None]
