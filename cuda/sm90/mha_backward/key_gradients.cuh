@@ -38,7 +38,7 @@ class KeyGradients : public Warpgroup<Config, KeyGradients<Config>> {
     device::pin_registers(scores);
     device::pin_registers(d_k_);
     device::pin_registers(gradients_);
-    if (i > 0 || block > item().first_block) this->release(shared_.empty[(round_ - 1) % Config::kStages]);
+    if (i > 0 || block > item().first_block) device::arrive(shared_.empty[(round_ - 1) % Config::kStages]);
     weigh(scores, block);
     this->pack(scores, weights_);
     float d_weights[Config::kScores];
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     mha_key_gradients_kernel(const __grid_constant__ MhaBackwardParams params, const __grid_constant__ Maps maps) {
   extern __shared__ __align__(1024) uint8_t memory[];
   auto& shared = *reinterpret_cast<typename Config::SharedStorage*>(memory);
-  if (threadIdx.x == 0) init_barriers<Config>(shared);
+  if (threadIdx.x == 0) init_barriers<Config>(shared, Loader<Config, false>::kBlockArrivals);
   __syncthreads();
 
   const int warpgroup = device::uniform(threadIdx.x / 128);

@@ -13,6 +13,9 @@ namespace jax_flash_mla::mha_backward_sm90 {
 template <typename Config, bool kTilesOfQueries>
 class Loader {
  public:
+  // At a block's barrier: of those lanes that write something of it themselves.
+  static constexpr int kBlockArrivals = kTilesOfQueries ? 1 : 32;
+
   __device__ __forceinline__ Loader(const MhaBackwardParams& params, const Maps& maps,
                                     typename Config::SharedStorage& shared)
       : params_(params), maps_(maps), shared_(shared) {}
@@ -109,7 +112,7 @@ class Loader {
         shared_.lse[stage][i * 32 + lane()] = lse[i] == -device::kInfinity ? 0.0f : lse[i] * device::kLog2E;
         shared_.delta[stage][i * 32 + lane()] = delta[i];
       }
-      __syncwarp();
+      if (lane() != 0) device::arrive(shared_.full[stage]);
     }
     constexpr int kPanels = Config::kKeyPanels + Config::kValuePanels;
     if (lane() == 0) device::arrive_and_expect(shared_.full[stage], kPanels * Config::kBlockPanelBytes);

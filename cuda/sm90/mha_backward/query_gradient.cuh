@@ -48,7 +48,7 @@ class QueryGradient : public Warpgroup<Config, QueryGradient<Config>> {
     device::pin_registers(scores);
     device::pin_registers(d_q_);
     device::pin_registers(pairs_);
-    if (block > item().first_block) this->release(shared_.empty[(round_ - 1) % Config::kStages]);
+    if (block > item().first_block) device::arrive(shared_.empty[(round_ - 1) % Config::kStages]);
     const int first_key = block * Config::kBlockTokens, keys = item().other_length;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     mha_query_gradient_kernel(const __grid_constant__ MhaBackwardParams params, const __grid_constant__ Maps maps) {
   extern __shared__ __align__(1024) uint8_t memory[];
   auto& shared = *reinterpret_cast<typename Config::SharedStorage*>(memory);
-  if (threadIdx.x == 0) init_barriers<Config>(shared);
+  if (threadIdx.x == 0) init_barriers<Config>(shared, Loader<Config, true>::kBlockArrivals);
   __syncthreads();
 
   const int warpgroup = device::uniform(threadIdx.x / 128);

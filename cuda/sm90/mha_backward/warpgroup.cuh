@@ -37,11 +37,8 @@ class Warpgroup {
         for (int block = first; block < last; ++block, ++round_) role().add_block(i, block);
       }
       device::wgmma_wait<0>();
-      __syncwarp();
-      if (lane_ == 0) {
-        if (first < last) device::arrive(shared_.empty[(round_ - 1) % Config::kStages]);
-        device::arrive(shared_.own_empty);
-      }
+      if (first < last) device::arrive(shared_.empty[(round_ - 1) % Config::kStages]);
+      device::arrive(shared_.own_empty);
       role().write();
     }
   }
@@ -59,12 +56,6 @@ class Warpgroup {
   __device__ __forceinline__ int stage() const { return round_ % Config::kStages; }
   // The first of this thread's rows of the tile; the other one is 8 below.
   __device__ __forceinline__ int row() const { return self_ * 64 + threadIdx.x / 32 % 4 * 16 + lane_ / 4; }
-
-  // No lane of this warp reads any more what the barrier stands for.
-  __device__ __forceinline__ void release(device::Barrier& barrier) {
-    __syncwarp();
-    if (lane_ == 0) device::arrive(barrier);
-  }
 
   // Until the block is there. What is past the sequence's last token is another's: zeros, where sums over the block would
   // otherwise meet it, since zero times NaN is NaN. By both warpgroups, before their products.
@@ -146,15 +137,15 @@ class Warpgroup {
   __device__ __forceinline__ Role& role() { return static_cast<Role&>(*this); }
 };
 
-// Makes the barriers ready; by one thread.
+// Makes the barriers ready; by one thread. A block is full after `block_arrivals`.
 template <typename Config>
-__device__ __forceinline__ void init_barriers(typename Config::SharedStorage& shared) {
+__device__ __forceinline__ void init_barriers(typename Config::SharedStorage& shared, int block_arrivals) {
   for (int stage = 0; stage < Config::kStages; ++stage) {
-    device::init_barrier(shared.full[stage], 1);
-    device::init_barrier(shared.empty[stage], Config::kMathWarps);
+    device::init_barrier(shared.full[stage], block_arrivals);
+    device::init_barrier(shared.empty[stage], Config::kMathThreads);
   }
   device::init_barrier(shared.own_full, 1);
-  device::init_barrier(shared.own_empty, Config::kMathWarps);
+  device::init_barrier(shared.own_empty, Config::kMathThreads);
   device::fence_barrier_init();
 }
 

@@ -123,11 +123,9 @@ class Attention {
       if (item().blocks > 0) {
         attend();
       } else {
-        release(shared_.q_empty);
+        device::arrive(shared_.q_empty);
       }
       write();
-      // All lanes have read the item before one of them tells that the next one needs its queries no more.
-      __syncwarp();
     }
   }
 
@@ -172,7 +170,7 @@ class Attention {
     device::wgmma_wait<0>();
     device::pin_registers(scores);
     release(shared_.k_empty[stage(round_)]);
-    if (block == 0) release(shared_.q_empty);
+    if (block == 0) device::arrive(shared_.q_empty);
     if ((block + 1) * Config::kBlockN > item().keys) clear_values(item().keys - block * Config::kBlockN);
     mask(scores, block);
     exponentiate(scores, factors);
@@ -184,7 +182,7 @@ class Attention {
       device::wgmma_wait<1>();
       device::pin_registers(scores);
       release(shared_.k_empty[stage(round_ + 1)]);
-      if (--block == 0) release(shared_.q_empty);
+      if (--block == 0) device::arrive(shared_.q_empty);
       mask(scores, block);
       const bool moves = exponentiate(scores, factors);
       device::wgmma_wait<0>();
@@ -365,7 +363,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       device::init_barrier(shared.v_empty[stage], Config::kMathWarps);
     }
     device::init_barrier(shared.q_full, 1);
-    device::init_barrier(shared.q_empty, Config::kMathWarps);
+    device::init_barrier(shared.q_empty, Config::kMathThreads);
     device::fence_barrier_init();
   }
   __syncthreads();
