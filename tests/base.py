@@ -119,12 +119,14 @@ class OperationTest(parameterized.TestCase):
             raise TooFewDevices(f"needs {least} devices, and there {'is' if len(found) == 1 else 'are'} {len(found)}")
         return found[: 1 << min(most, len(found)).bit_length() - 1]
 
-    def assert_close(self, got, want, dtype=None, arithmetic=ARITHMETIC, what="result"):
-        """Every element as close as ``error_ratio`` has it."""
+    def assert_close(self, got, want, dtype=None, arithmetic=ARITHMETIC, what="result", terms=1):
+        """Every element as close as ``error_ratio`` has it; of kernels, for a sum of so many results."""
         self.assertEqual(np.shape(got), np.shape(want), what)
         if self.implementation == "cuda":
             # Weights and outputs are rounded to bfloat16, and gradients start from rounded outputs.
-            arithmetic = STORED_OUT_ARITHMETIC if arithmetic > ARITHMETIC else KERNEL_ARITHMETIC
+            arithmetic = terms * (STORED_OUT_ARITHMETIC if arithmetic > ARITHMETIC else KERNEL_ARITHMETIC)
+            if dtype is None and got.dtype == np.float32:
+                dtype = "bfloat16"  # before it was given the operands' type
         ratio = error_ratio(got, want, dtype, arithmetic)
         if ratio > 1:
             got, want = (np.asarray(x).astype(np.float64) for x in (got, want))
@@ -136,10 +138,10 @@ class OperationTest(parameterized.TestCase):
             self.fail(f"{what} is {ratio:.3g} times as far off as allowed: at {at} got {got[at]}, want {want[at]}")
 
     def assert_all_close(self, got, want, **kwargs):
-        """``assert_close`` for tuples of results."""
+        """``assert_close`` for tuples of results; those after the first are of their own type from the start."""
         self.assertEqual(len(got), len(want))
         for i, (g, w) in enumerate(zip(got, want)):
-            self.assert_close(g, w, what=f"result {i}", **kwargs)
+            self.assert_close(g, w, **({"dtype": g.dtype if i else None, "what": f"result {i}"} | kwargs))
 
 
 class ProblemTest(OperationTest):
