@@ -15,6 +15,9 @@ import jax.numpy as jnp
 # Of bfloat16 results whose probabilities were rounded to bfloat16 on one side only.
 ARRAY_ERROR = 0.01
 ROW_ERROR = 0.05
+# A gradient starts from out as stored in 16 bits, which moves the sum of d_out · out by up to 0.03 |out|: much in
+# rows of a causal sequence's beginning, where out is large and most other rows have small gradients.
+GRADIENT_ROW_ERROR = 0.15
 # Log-sum-exps and maxima, absolute.
 LOGIT_ERROR = 0.01
 
@@ -48,11 +51,12 @@ def _absolute(got, want):
     return jnp.sqrt(jnp.mean(jnp.square(off))), jnp.max(off)
 
 
-def compare(got, want) -> Errors:
+def compare(got, want, row_error: float = ROW_ERROR) -> Errors:
     """Largest errors over all results.
 
     Args:
       got, want: tuples of arrays; float32 ones are statistics of logits.
+      row_error: the largest of a row.
 
     Raises:
       Disagreement: shapes or dtypes differ, or an error is above what rounding explains.
@@ -65,7 +69,7 @@ def compare(got, want) -> Errors:
             raise Disagreement(f"result {i} is {g.dtype}{list(g.shape)}, not {w.dtype}{list(w.shape)}.")
         logits = w.dtype == jnp.float32
         errors = Errors(*(float(x) for x in (_absolute if logits else _relative)(g, w)))
-        limits = Errors(LOGIT_ERROR, LOGIT_ERROR) if logits else Errors(ARRAY_ERROR, ROW_ERROR)
+        limits = Errors(LOGIT_ERROR, LOGIT_ERROR) if logits else Errors(ARRAY_ERROR, row_error)
         # Written so that NaN fails.
         if not (errors.whole <= limits.whole and errors.worst_row <= limits.worst_row):
             raise Disagreement(

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_flash_mla as fm
+from jax_flash_mla._bench import agreement
 from jax_flash_mla._bench import operands as make
 
 BF16 = 2
@@ -35,11 +36,13 @@ class Problem:
       family: the kind of table it belongs to.
       operation: its name in the support table.
       reads_memory: whether its rate is also told as a share of a streaming read.
+      row_error: how far the worst row of a result may be off.
     """
 
     family: ClassVar[str]
     operation: ClassVar[str]
     reads_memory: ClassVar[bool] = False
+    row_error: ClassVar[float] = agreement.ROW_ERROR
 
     def facts(self) -> dict:
         """What the support table wants to know."""
@@ -282,6 +285,7 @@ class Backward(Problem):
 
     # Operands with a gradient: the first so many.
     num_gradients: ClassVar[int]
+    row_error = agreement.GRADIENT_ROW_ERROR
 
     def operands(self, seed):
         operands = super().operands(seed)

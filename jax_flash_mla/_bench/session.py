@@ -186,7 +186,7 @@ class Runner:
                 if want is None and ran != "xla":
                     want = self._compiled(problem, "xla", operands)()
                 operation = self._compiled(problem, implementation, operands)
-                errors = None if ran == "xla" else tuple(agreement.compare(operation(), want))
+                errors = None if ran == "xla" else tuple(agreement.compare(operation(), want, problem.row_error))
                 times = self.bench.time(problem, operation, self.options.rounds)
             except Exception as error:
                 self._failed(name, error)
