@@ -48,7 +48,7 @@ double exact_or_odd(double a, double b, double c) {
 // Whether a number of 16 bits is the NaN that copies fill in for what is outside of a tensor.
 template <typename T>
 bool is_outside(T value) {
-  return value.bits == kOutsideNan;
+  return (value.bits & 0x7FFF) == kOutsideNan;  // of either sign
 }
 
 template <Operation kOperation, typename T>

@@ -260,6 +260,9 @@ void lower_atomic(Lowering& lower, bool has_result) {
     if (!is_narrow(type) && !(type == Type::kF32 && name == "add")) lower.unknown("no vectors of this type");
     if (modes[kSpaceMode] == int32_t(Space::kShared)) lower.unknown("no vectors in shared memory");
   }
+  if (space == "shared::cluster" && (type == Type::kF16x2 || type == Type::kBF16x2)) {
+    lower.unknown("an H200 adds these in another CTA's memory as integers");
+  }
   lower.out.run = handler_named(name, type);
   if (!lower.out.run) lower.unknown("not with this type");
 

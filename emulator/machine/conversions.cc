@@ -114,6 +114,7 @@ const Format& format_of(Type type) {
 uint64_t float_to_float(uint64_t raw, Type from, Type to, Rounding rounding, int32_t flags) {
   // A shift also on a GPU: the payload of a NaN is kept.
   if (from == Type::kBF16 && to == Type::kF32 && flags == 0) return (raw & 0xFFFF) << 16;
+  if (from == Type::kF32 && to == Type::kF32 && flags == 0) return raw;  // likewise: nothing is to be done
   double value = read_float(raw, from, flags & kFlush);
   if (value != value && to == Type::kTF32 && rounding == Rounding::kNearestAway) {
     // Computed with the bits of an integer, for which NaNs are numbers that are too large, as infinities are.

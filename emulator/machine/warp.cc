@@ -185,11 +185,13 @@ uint64_t Warp::special(const std::string& name, int lane) const {
   if (is("%gridid")) return 1;
   if (is("%is_explicit_cluster")) return launch.has_cluster;
   if (is("%dynamic_smem_size")) return launch.dynamic_shared;
-  const uint64_t shared = (cta_.shared_bytes() + kSharedGranularity - 1) / kSharedGranularity * kSharedGranularity;
-  if (is("%total_smem_size")) return shared;
-  if (is("%aggr_smem_size")) return shared + kReservedShared;
+  if (is("%total_smem_size")) {
+    return (cta_.shared_bytes() + kSharedGranularity - 1) / kSharedGranularity * kSharedGranularity;
+  }
+  if (is("%aggr_smem_size")) return cta_.shared_bytes() + kReservedShared;  // not rounded, on an H200
   if (is("%reserved_smem_offset_begin")) return 0;
-  if (is("%reserved_smem_offset_end") || is("%reserved_smem_offset_cap")) return kReservedShared;
+  if (is("%reserved_smem_offset_end")) return kReservedSharedUsed;
+  if (is("%reserved_smem_offset_cap")) return kReservedShared;
   if (is("%envreg1")) return cta_.grid().workspace >> 32;
   if (is("%envreg2")) return uint32_t(cta_.grid().workspace);
   if (is("%current_graph_exec")) return 0;  // nothing here is launched by a graph

@@ -58,10 +58,10 @@ def written() -> Iterator[Family]:
         tensor = TensorMap("data", kind, (20, 10), (80,), (16, 6))
         pair = contents(kind, 6 * 64), contents(kind, 10 * 80)
         yield stores(f"store.{kind}", tensor, 4, [(4, 1)], "", pair, refused=refused)
-        for operation in ("add", "min", "max"):
-            name = f"reduce.{operation}.{kind}"
-            pair = floats(rng(name), "float32", 6 * 16), floats(rng(name + " before"), "float32", 10 * 20)
-            yield stores(name, tensor, 4, [(4, 1)], operation, pair, refused=refused)
+        # Minima and maxima of these are illegal instructions on an H200.
+        name = f"reduce.add.{kind}"
+        pair = floats(rng(name), "float32", 6 * 16), floats(rng(name + " before"), "float32", 10 * 20)
+        yield stores(name, tensor, 4, [(4, 1)], "add", pair, refused=refused)
 
 
 def swizzled_nans() -> Iterator[Family]:
