@@ -64,7 +64,7 @@ inline constexpr uint64_t kWindowMask = uint64_t{0xFF} << 56;
 
 // Addresses of shared memory, as in shared::cluster: the rank of the CTA in its cluster above the offset in it.
 inline constexpr int kRankShift = 24;
-inline constexpr uint32_t kReservedShared = 1024;  // below what a kernel sees
+inline constexpr uint32_t kReservedShared = 1024;     // below what a kernel sees
 inline constexpr uint32_t kReservedSharedUsed = 288;  // of it, on an H200
 
 }  // namespace emulator
