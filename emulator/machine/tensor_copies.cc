@@ -166,9 +166,9 @@ Step load_box(Warp& warp, const Instruction& instruction, Mask mask) {
 
 // What is stored or reduced. Boxes may begin before the tensor where they are loaded; an H200 refuses to store them.
 void need_storable(const Box& box) {
-  if (box.map.type > TensorType::kBF16) {
+  if (box.map.type > TensorType::kTF32Ftz) {
     throw Fault(FaultCode::kUnknownInstruction,
-                "The emulator loads tensors of float32_ftz and tfloat32, but does not know how they are written.");
+                "The emulator loads tensors of packed elements, but does not know how they are written.");
   }
   for (const int32_t coordinate : box.origin) {
     if (coordinate < 0) {
@@ -230,7 +230,10 @@ std::optional<Type> reduced_type(TensorType tensor, Reduction reduction) {
       case TensorType::kBF16:
         return Type::kBF16;
       case TensorType::kF32:
-        return Type::kF32;
+      case TensorType::kF32Ftz:
+      case TensorType::kTF32:
+      case TensorType::kTF32Ftz:
+        return Type::kF32;  // neither rounded nor flushed
       default:
         return std::nullopt;
     }

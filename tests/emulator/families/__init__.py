@@ -73,8 +73,6 @@ class Family:
     name: str
     kernel: Kernel
     comparison: Comparison = Exact()
-    # What the emulator does not know, and says so; empty: it knows everything.
-    refused: str = ""
 
 
 def as_bytes(array: np.ndarray) -> np.ndarray:
