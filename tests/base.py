@@ -141,7 +141,7 @@ class OperationTest(parameterized.TestCase):
         """``assert_close`` for tuples of results; those after the first are of their own type from the start."""
         self.assertEqual(len(got), len(want))
         for i, (g, w) in enumerate(zip(got, want)):
-            self.assert_close(g, w, **({"dtype": g.dtype if i else None, "what": f"result {i}"} | kwargs))
+            self.assert_close(g, w, dtype=g.dtype if i else None, what=f"result {i}", **kwargs)
 
 
 class ProblemTest(OperationTest):

@@ -175,6 +175,7 @@ class FaultTest(ReportTest):
             "it copies in im2col mode",
             "cp.async.bulk.tensor.3d",
         ),
+        ("pairs", "red.shared::cluster.add.noftz.f16x2 [%r0], %r1;", "an H200 adds these", "red.shared::cluster"),
         ("form", "mad.hi.sat.u32 %r0, %r1, %r2, %r3;", "does not know 'mad.hi.sat.u32'", "mad.hi.sat.u32"),
         (
             "shape",
@@ -469,6 +470,14 @@ class FaultTest(ReportTest):
         self.assert_reported(
             made, "The tensor map has a rank of 2, the instruction one of 1", opcode="cp.async.bulk.tensor"
         )
+
+    @parameterized.product(kind=("float32_ftz", "tfloat32", "tfloat32_ftz"), operation=("min", "max"))
+    def test_extremes_of_rounded_types(self, kind, operation):
+        tensor = TensorMap("a", kind, (4, 4), (16,), (4, 4))
+        opcode = f"cp.reduce.async.bulk.tensor.2d.global.shared::cta.{operation}"
+        body = f"mov.u32 %r1, 0;\nmov.u32 %r2, smem;\n{opcode}.tile.bulk_group [%map, {{%r1, %r1}}], [%r2];"
+        made = faulty(body, arguments={"a": Input(NUMBERS), "map": tensor}, dynamic_shared=128)
+        self.assert_reported(made, "The reduction does not exist for the type of the tensor's elements", opcode=opcode)
 
     def test_tensor_in_memory_that_is_gone(self):
         tensor = TensorMap("a", "uint32", (4, 5), (16,), (4, 4))

@@ -60,7 +60,7 @@ struct Config {
 
   // Each warpgroup that multiplies has 64 rows of the tile.
   static constexpr int kWarpgroups = kTileTokens / 64;
-  static constexpr int kMathThreads = 128 * kWarpgroups, kMathWarps = kMathThreads / 32;
+  static constexpr int kMathThreads = 128 * kWarpgroups;
   static constexpr int kThreads = kMathThreads + 128;
   static constexpr int kMathRegisters = 240, kLoaderRegisters = 24;
   static_assert(kMathRegisters * kMathThreads + kLoaderRegisters * 128 <= 64 * 1024);
