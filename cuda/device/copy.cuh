@@ -23,6 +23,11 @@ __device__ __forceinline__ void copy_box(void* destination, const CUtensorMap& m
       : "memory");
 }
 
+// Brings the 128 bytes that an address lies in to the L2 cache.
+__device__ __forceinline__ void prefetch_line(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
+}
+
 // --- Copies of 16 bytes by each thread (cp.async).
 
 // Zeros where `valid` does not hold; `source` is then not read.

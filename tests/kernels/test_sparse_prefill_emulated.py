@@ -32,6 +32,7 @@ class SparsePrefillEmulatedTest(SparsePrefillTest):
         ("lengths", dict(s_q=6, topk=200, lengths=[0, 1, 64, 65, 200, 128], base="e")),
         ("lengths_out_of_range", dict(s_q=4, lengths=[-1, 129, 2**31 - 1, 128], sink=True)),
         ("one_token", dict(s_kv=1)),
+        ("more_keys_than_are_cached", dict(s_kv=20_000, topk=300)),
         ("more_tokens_than_thread_blocks", dict(s_q=300, h_q=2, topk=3)),
     )
     def test_feature(self, options):

@@ -1,7 +1,8 @@
 // What the loading warpgroup does: brings queries and keys to shared memory, ahead of those who multiply them.
 //
 // Two warps have the copy engine bring keys, one for each stage, tile by tile as tiles are given back. The two others copy
-// queries. All of them walk the schedule; the multiplying warps learn of an item with its queries.
+// queries. All of them walk the schedule; the multiplying warps learn of an item with its queries. Where a block's keys
+// are is looked up a block ahead.
 #pragma once
 
 #include "cuda/device/barrier.cuh"
@@ -37,8 +38,7 @@ class Loader {
     };
     const int warp = device::uniform(threadIdx.x % Config::kLoaderThreads / 32);
     if (warp < kKeyWarps) {
-      uint32_t round = 0;
-      while (next()) load_keys(piece, warp, round);
+      load_keys(warp, piece, next);
     } else {
       uint32_t count = 0;
       for (; next(); ++count) load_queries(piece, warp - kKeyWarps, count);
@@ -97,35 +97,61 @@ class Loader {
     announce(item, count);
   }
 
-  // Those blocks of the piece that go to a stage.
-  __device__ __forceinline__ void load_keys(const split_sm90::Piece& piece, int stage, uint32_t& round) {
-    const int key_head = problem_.tile(piece.tile).key_head, all_keys = problem_.extent(piece.request).keys;
-    const int box_slots = problem_.grid.box_slots;
-    const int lane = threadIdx.x % 32, boxes = Config::kBlockN / box_slots;
-    const int box_slot = lane % boxes * box_slots;  // of the block, of this lane's box
-    const int32_t* table = params_.block_table + int64_t(piece.request) * params_.max_pages;
-#pragma unroll 1
-    for (int block = piece.first_block + stage; block < piece.last_block; block += Config::kStages, ++round) {
-      // Where the box comes from. Beyond the length, and where the page is outside the pool, it is row -64: zeros.
-      const int key = block * Config::kBlockN + box_slot;
-      int row = -Config::kBlockN;
-      bool unsound = false;
-      if (key < all_keys) {
-        const int page = table[key / params_.page_size];
-        unsound = page < 0 || page >= params_.num_pages;
-        if (!unsound) row = page * params_.page_size + key % params_.page_size;
+  // Where this lane's box of a block comes from, in the tensor map.
+  struct Source {
+    int column;
+    int row;  // -64, which the copy engine takes for zeros, beyond the length and where the page is outside the pool
+    bool unsound;  // of any lane's box, the latter
+  };
+
+  // `slot` is that of the block with which this lane's box begins.
+  __device__ __forceinline__ Source source(const split_sm90::Piece& piece, int block, int slot) const {
+    const int key = block * Config::kBlockN + slot;
+    Source source = {problem_.tile(piece.tile).key_head * Config::kDimQK, -Config::kBlockN, false};
+    if (key < problem_.extent(piece.request).keys) {
+      const int32_t* table = params_.block_table + int64_t(piece.request) * params_.max_pages;
+      const int page = table[key / params_.page_size];
+      source.unsound = page < 0 || page >= params_.num_pages;
+      if (!source.unsound) source.row = page * params_.page_size + key % params_.page_size;
+    }
+    return source;
+  }
+
+  // All blocks of the work that go to a stage. `next` steps to the next piece.
+  template <typename Next>
+  __device__ __forceinline__ void load_keys(int stage, split_sm90::Piece& piece, const Next& next) {
+    const int lane = threadIdx.x % 32, boxes = Config::kBlockN / problem_.grid.box_slots;
+    const int slot = lane % boxes * problem_.grid.box_slots;
+    // Lanes take tiles side by side: one after the other would take too long.
+    const auto for_tile = [&](int first, int tiles, const auto& use) {
+      if (lane / boxes < tiles) use(first + lane / boxes);
+    };
+    int block = 0;
+    const auto find_block = [&](int from) {
+      for (block = from; block >= piece.last_block; block = piece.first_block + stage) {
+        if (!next()) return false;
       }
-      unsound = __any_sync(~0u, unsound);
-      // Lanes copy side by side: one tile after the other would take too long.
-      const auto load = [&](int first_tile, int tiles) {
-        const int t = first_tile + lane / boxes;
-        const bool copies = lane / boxes < tiles;
-        if (copies && box_slot == 0) device::arrive_and_expect(shared_.full[stage][t], Config::kTileBytes);
+      return true;
+    };
+    piece.last_block = 0;
+    bool goes_on = find_block(0);
+    Source ahead = {};
+    if (goes_on) ahead = source(piece, block, slot);
+#pragma unroll 1
+    for (uint32_t round = 0; goes_on; ++round) {
+      const Source from = ahead;
+      goes_on = find_block(block + Config::kStages);
+      if (goes_on) ahead = source(piece, block, slot);
+      const bool unsound = __any_sync(~0u, from.unsound);
+      const auto load = [&](int first, int tiles) {
+        for_tile(first, tiles, [&](int t) {
+          if (slot == 0) device::arrive_and_expect(shared_.full[stage][t], Config::kTileBytes);
+        });
         __syncwarp();
-        if (copies) {
-          device::copy_box(shared_.k[stage][t].elements + box_slot * Config::kTileColumns, keys_,
-                           shared_.full[stage][t], key_head * Config::kDimQK + t * Config::kTileColumns, row);
-        }
+        for_tile(first, tiles, [&](int t) {
+          device::copy_box(shared_.k[stage][t].elements + slot * Config::kTileColumns, keys_, shared_.full[stage][t],
+                           from.column + t * Config::kTileColumns, from.row);
+        });
       };
       // The half of the stage's own warpgroup comes free first; the other one with the last tile.
       device::wait(shared_.empty[stage][stage], (round + 1) % 2);

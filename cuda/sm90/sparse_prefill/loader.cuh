@@ -3,7 +3,7 @@
 //
 // Two warps for each stage copy its blocks, 16 bytes a thread: eight lanes a row of a tile, tile by tile as tiles are given
 // back. Those of stage 1, whose first block is wanted later, copy the queries besides. Where an index names nothing, zeros
-// are copied, and a bit tells.
+// are copied, and a bit tells. Of a pool that the L2 cache does not hold, the keys of the block after are brought there.
 #pragma once
 
 #include "cuda/device/barrier.cuh"
@@ -103,28 +103,40 @@ class Loader {
     announce(item, count);
   }
 
-  // The key that a lane looks up for its warp; -1 where there is none.
-  __device__ __forceinline__ int look_up(int64_t first_index, int key, int keys) const {
-    if (key >= keys) return -1;
-    const int index = params_.indices[first_index + key];
-    return index < params_.s_kv ? index : -1;
+  // The index that a lane looks up for its warp, in the n-th block of its stage; -1 past the end.
+  __device__ __forceinline__ int look_up(int query, int n, int keys) const {
+    const int key = (n * Config::kStages + stage_) * Config::kBlockN + warp_ * Config::kWarpRows + threadIdx.x % 32;
+    return key < keys ? params_.indices[int64_t(query) * params_.topk + key] : -1;
   }
 
-  // Those blocks of the item that go to this warp's stage.
+  __device__ __forceinline__ bool is_valid(int index) const { return index >= 0 && index < params_.s_kv; }
+  __device__ __forceinline__ const Element* key(int index) const {
+    return static_cast<const Element*>(params_.kv) + int64_t(index) * Config::kDimQK;
+  }
+
+  // Brings the key that an index names to the L2 cache.
+  __device__ __forceinline__ void prefetch_key(int index) const {
+    if (!is_valid(index)) return;
+#pragma unroll
+    for (int t = 0; t < Config::kTiles; ++t) device::prefetch_line(key(index) + t * Config::kTileColumns);
+  }
+
+  // Those blocks of the item that go to this warp's stage. Their indices are looked up two blocks ahead, so that none is
+  // wanted as soon as it is asked for.
   __device__ __forceinline__ void load_keys(int query, int keys, uint32_t& round) {
-    const int64_t first_index = int64_t(query) * params_.topk;
-    const int lane_key = warp_ * Config::kWarpRows + threadIdx.x % 32;
-    int next = look_up(first_index, stage_ * Config::kBlockN + lane_key, keys);
+    const int blocks = (keys + Config::kBlockN - 1) / Config::kBlockN;
+    int next = look_up(query, 0, keys), after_next = look_up(query, 1, keys);
 #pragma unroll 1
-    for (int first = stage_ * Config::kBlockN; first < keys; first += Config::kStages * Config::kBlockN, ++round) {
+    for (int n = 0; n * Config::kStages + stage_ < blocks; ++n, ++round) {
       const int index = next;
-      next = look_up(first_index, first + Config::kStages * Config::kBlockN + lane_key, keys);
-      const uint32_t valid = __ballot_sync(~0u, index >= 0);
+      next = after_next;
+      after_next = look_up(query, n + 2, keys);
+      const uint32_t valid = __ballot_sync(~0u, is_valid(index));
       const Element* sources[kRows];
 #pragma unroll
       for (int j = 0; j < kRows; ++j) {
-        const int token = max(__shfl_sync(~0u, index, j * kRowsAtOnce + row()), 0);
-        sources[j] = static_cast<const Element*>(params_.kv) + int64_t(token) * Config::kDimQK + chunk() * 8;
+        const int of_row = __shfl_sync(~0u, index, j * kRowsAtOnce + row());
+        sources[j] = key(is_valid(of_row) ? of_row : 0) + chunk() * 8;
       }
       const auto load = [&](int t) {
         auto* target = reinterpret_cast<uint8_t*>(shared_.k[stage_][t].elements);
@@ -151,6 +163,7 @@ class Loader {
 #pragma unroll 1
       for (int t = 0; t < Config::kHalfTiles; ++t) load(first_tile(1 - stage_) + t);
       if constexpr (Config::kTiles > Config::kValueTiles) load(Config::kLastTile);
+      if (grid_.prefetches) prefetch_key(next);
     }
   }
 };
