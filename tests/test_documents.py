@@ -13,6 +13,7 @@ from absl.testing import parameterized
 
 import jax_flash_mla as fm
 from jax_flash_mla import _validation as validation
+from jax_flash_mla import sharding
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,6 +65,14 @@ class ReadmeTest(parameterized.TestCase):
         for i in range(layers):
             np.testing.assert_array_equal(outs[i], jnp.broadcast_to(latent[i][:, :, None], (b, 1, h, 512)))
 
+    def test_ring_attention(self):
+        """The example gives what one device gives, in the order of the sequence."""
+        names = {}
+        exec(next(block for block in code_blocks("docs/transformations.md", "python") if "to_zigzag" in block), names)
+        want = fm.flash_attn_func(names["q"], names["k"], names["v"], causal=True)
+        for got, one_device in zip((names["out"], names["lse"]), want, strict=True):
+            np.testing.assert_allclose(got, one_device, atol=2e-5)
+
     def test_troubleshooting_quotes_what_is_said(self):
         """Each fixed part of a quoted message stands in a source file."""
         sources = "".join(path.read_text() for path in (ROOT / "jax_flash_mla").rglob("*.py"))
@@ -82,7 +91,7 @@ class ReadmeTest(parameterized.TestCase):
     def test_every_public_name_is_documented(self):
         text = (ROOT / "README.md").read_text() + (ROOT / "docs/api.md").read_text()
         text += (ROOT / "docs/transformations.md").read_text()
-        for name in fm.__all__:
+        for name in (*fm.__all__, *sharding.__all__):
             if name not in ("flash_attn_varlen_kvpacked_func", "flash_attn_varlen_qkvpacked_func", "build_info"):
                 self.assertIn(name, text)
 
