@@ -1,0 +1,260 @@
+// What the two multiplying warpgroups do with a tile of heads: for each block of keys
+//
+//   warpgroup 0   q · kᵀ      ┐ each hands   ┌ weights, gradients   ┌ d_q += gradients · k   │ a tile of columns at a time
+//   warpgroup 1   d_out · kᵀ  ┘ over a half  └ of half of the keys  └ of half of the columns │ of d_kv, added to memory
+//
+// d_q stays in registers. What a block adds to d_kv does not fit beside it: it comes tile by tile, weightsᵀ · d_out +
+// gradientsᵀ · q, and each is on its way to memory before the next one.
+#pragma once
+
+#include "cuda/device/accumulators.cuh"
+#include "cuda/device/barrier.cuh"
+#include "cuda/device/math.cuh"
+#include "cuda/device/reduce.cuh"
+#include "cuda/device/wgmma.cuh"
+#include "cuda/sm90/sparse_backward/config.h"
+
+namespace jax_flash_mla::sparse_backward_sm90 {
+
+template <typename Config, int kSelf>
+class Gradients {
+ public:
+  __device__ __forceinline__ Gradients(const SparseBackwardParams& params, const Grid& grid,
+                                       typename Config::SharedStorage& shared)
+      : params_(params), grid_(grid), shared_(shared), lane_(threadIdx.x % 32) {}
+
+  __device__ __forceinline__ void run() {
+    uint32_t count = 0;
+    for (int64_t i = blockIdx.x; i < grid_.items; i += gridDim.x, ++count) {
+      const Item item = item_at(params_, grid_, i);
+      start(item);
+      device::wait(shared_.q_full, count % 2);
+      device::fence_async_proxy();
+#pragma unroll 1
+      for (int first = 0; first < item.keys; first += Config::kKeys, ++round_) add_block();
+      device::arrive(shared_.q_empty);
+      write(item);
+    }
+  }
+
+ private:
+  using Element = typename Config::Element;
+  using Mma = typename Config::Mma;
+  static constexpr int kFirstTile = kSelf * Config::kHalfTiles;
+  static constexpr bool kHasLastTile = kSelf == 1 && Config::kHasLastTile;
+
+  const SparseBackwardParams& params_;
+  const Grid& grid_;
+  typename Config::SharedStorage& shared_;
+  const int lane_;
+  uint32_t round_ = 0;  // blocks before
+
+  // Of both of this thread's rows of heads. The log-sum-exp is base 2.
+  float lse_[2], share_[2], delta_[2];
+  float d_q_[Config::kHalfTiles * Config::kTileSums], last_d_q_[Config::kTileSums];
+
+  // The first of this thread's rows; the other one is 8 below.
+  __device__ __forceinline__ int row() const { return threadIdx.x / 32 % 4 * 16 + lane_ / 4; }
+
+  __device__ __forceinline__ void start(const Item& item) {
+    for (float& x : d_q_) x = 0.0f;
+    if constexpr (kHasLastTile) {
+      for (float& x : last_d_q_) x = 0.0f;
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int head = item.first_head + row() + 8 * r;
+      const bool exists = head < params_.h_q && item.keys > 0;
+      const int64_t place = int64_t(item.query) * params_.h_q + (exists ? head : 0);
+      // Where there is no head, weights are zero.
+      lse_[r] = exists ? params_.lse[place] * device::kLog2E : device::kInfinity;
+      share_[r] = exists ? params_.share[place] : 0.0f;
+      delta_[r] = exists ? params_.delta[place] : 0.0f;
+    }
+  }
+
+  __device__ __forceinline__ void add_block() {
+    float products[Config::kTileSums];
+    if constexpr (kSelf == 0) {
+      multiply(shared_.q, products);
+    } else {
+      multiply(shared_.d_out, products);
+    }
+    const int* tokens = shared_.tokens[round_ % 2];
+    const int rows[2] = {tokens[row()], tokens[row() + 8]};
+    device::wgmma_wait<0>();
+    device::pin_registers(products);
+    // No product that reads what is going to be written is under way in either warpgroup.
+    device::named_sync(kMathBarrier, Config::kMathThreads);
+    float others[Config::kHalfSums];
+    exchange(products, others);
+    differentiate(products, others, tokens);
+    add_to_d_q();
+    add_to_d_kv(rows);
+  }
+
+  // products = rows · kᵀ, started but not waited for; tile by tile as keys come.
+  template <int kTiles, typename Tile>
+  __device__ __forceinline__ void multiply(const Tile (&rows)[kTiles], float (&products)[Config::kTileSums]) {
+    const auto a = device::row_major_operand(rows), b = device::row_major_operand(shared_.k);
+    device::pin_registers(products);
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      wait_for_keys(t);
+      device::wgmma_fence();
+#pragma unroll
+      for (int c = 0; c < Config::kTileRowBytes; c += Config::kChunkRowBytes) {
+        device::multiply<typename Mma::HeadsByKeys>(a.at(t * Config::kTileBytes + c), b.at(t * Config::kTileBytes + c),
+                                                    products, t > 0 || c > 0);
+      }
+    }
+    device::wgmma_commit();
+    if constexpr (kTiles < Config::kTiles) wait_for_keys(Config::kLastTile);
+  }
+
+  __device__ __forceinline__ void wait_for_keys(int tile) {
+    device::wait(shared_.k_full[tile], round_ % 2);
+    device::fence_async_proxy();
+  }
+
+  // Each warpgroup has the products of all keys: it leaves those of the other one's half.
+  __device__ __forceinline__ void exchange(const float (&products)[Config::kTileSums],
+                                           float (&others)[Config::kHalfSums]) {
+    auto& left = kSelf == 0 ? shared_.weights.halves : shared_.gradients.halves;
+    const auto& found = kSelf == 0 ? shared_.gradients.halves : shared_.weights.halves;
+    const int thread = threadIdx.x % 128;
+#pragma unroll
+    for (int i = 0; i < Config::kHalfSums / 4; ++i) {
+      const float* x = products + (1 - kSelf) * Config::kHalfSums + 4 * i;
+      left[i][thread] = make_float4(x[0], x[1], x[2], x[3]);
+    }
+    device::named_sync(kMathBarrier, Config::kMathThreads);
+#pragma unroll
+    for (int i = 0; i < Config::kHalfSums / 4; ++i) {
+      const float4 x = found[i][thread];
+      others[4 * i] = x.x;
+      others[4 * i + 1] = x.y;
+      others[4 * i + 2] = x.z;
+      others[4 * i + 3] = x.w;
+    }
+    // All have read what weights and gradients are to replace.
+    device::named_sync(kMathBarrier, Config::kMathThreads);
+  }
+
+  // Weights, and gradients of scores, of the own half of the keys: heads by keys in shared memory.
+  __device__ __forceinline__ void differentiate(const float (&products)[Config::kTileSums],
+                                                const float (&others)[Config::kHalfSums], const int* tokens) {
+    auto* weights = reinterpret_cast<uint8_t*>(shared_.weights.elements);
+    auto* gradients = reinterpret_cast<uint8_t*>(shared_.gradients.elements);
+#pragma unroll
+    for (int group = 0; group < Config::kHalfKeys / 8; ++group) {
+      const int key = kSelf * Config::kHalfKeys + group * 8 + lane_ % 4 * 2;
+      const bool exists[2] = {tokens[key] >= 0, tokens[key + 1] >= 0};
+      const int place = device::swizzled_chunk(row(), kSelf * Config::kHalfKeys / 8 + group) + lane_ % 4 * 4;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float weight[2], gradient[2];
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const float own = products[kSelf * Config::kHalfSums + group * 4 + 2 * r + j];
+          const float other = others[group * 4 + 2 * r + j];
+          const float score = kSelf == 0 ? own : other, d_weight = kSelf == 0 ? other : own;
+          const float probability = device::exp2_fast(fmaf(score, grid_.scale_log2, -lse_[r]));
+          weight[j] = exists[j] ? probability * share_[r] : 0.0f;
+          gradient[j] = exists[j] ? probability * fmaf(share_[r], d_weight, -delta_[r]) * params_.scale : 0.0f;
+        }
+        const int target = place + r * device::kSwizzleAtomBytes;
+        *reinterpret_cast<uint32_t*>(weights + target) = device::pack<Element>(weight[0], weight[1]);
+        *reinterpret_cast<uint32_t*>(gradients + target) = device::pack<Element>(gradient[0], gradient[1]);
+      }
+    }
+    device::fence_async_proxy();
+    device::named_sync(kMathBarrier, Config::kMathThreads);
+  }
+
+  // d_q += gradients · k, started but not waited for.
+  __device__ __forceinline__ void add_to_d_q() {
+    const auto gradients = device::row_major_operand(shared_.gradients.elements);
+    const auto keys = device::column_major_operand(shared_.k + kFirstTile, Config::kTileBytes);
+    device::pin_registers(d_q_);
+    if constexpr (kHasLastTile) device::pin_registers(last_d_q_);
+    device::wgmma_fence();
+#pragma unroll
+    for (int c = 0; c < Config::kKeys / Config::kChunk; ++c) {
+      const uint64_t a = gradients.at(c * Config::kChunkRowBytes);
+      device::multiply<typename Mma::HeadsByHalf>(a, keys.at(c * Config::kChunkColumnBytes), d_q_, true);
+      if constexpr (kHasLastTile) {
+        const int last = (Config::kLastTile - kFirstTile) * Config::kTileBytes;
+        device::multiply<typename Mma::HeadsByTile>(a, keys.at(last + c * Config::kChunkColumnBytes), last_d_q_, true);
+      }
+    }
+    device::wgmma_commit();
+  }
+
+  // A tile of columns at a time. Keys are given back once d_q has what they add to it.
+  __device__ __forceinline__ void add_to_d_kv(const int (&rows)[2]) {
+    const auto weights = device::column_major_operand(shared_.weights.elements, Config::kTileBytes);
+    const auto gradients = device::column_major_operand(shared_.gradients.elements, Config::kTileBytes);
+    const auto q = device::column_major_operand(shared_.q, Config::kTileBytes);
+    const auto d_out = device::column_major_operand(shared_.d_out, Config::kTileBytes);
+    float* targets[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      targets[r] = params_.d_kv + int64_t(max(rows[r], 0)) * Config::kDimQK + lane_ % 4 * 2;
+    }
+#pragma unroll
+    for (int i = 0; i < Config::kHalfTiles + (kHasLastTile ? 1 : 0); ++i) {
+      const int tile = kFirstTile + i;
+      float sums[Config::kTileSums];
+      device::pin_registers(sums);
+      device::wgmma_fence();
+#pragma unroll
+      for (int c = 0; c < Config::kTileBytes; c += Config::kChunkColumnBytes) {
+        device::multiply<typename Mma::KeysByTile>(gradients.at(c), q.at(tile * Config::kTileBytes + c), sums, c > 0);
+      }
+      if (tile < Config::kValueTiles) {
+#pragma unroll
+        for (int c = 0; c < Config::kTileBytes; c += Config::kChunkColumnBytes) {
+          device::multiply<typename Mma::KeysByTile>(weights.at(c), d_out.at(tile * Config::kTileBytes + c), sums,
+                                                     true);
+        }
+      }
+      device::wgmma_commit();
+      if (i == 0) {
+        device::wgmma_wait<1>();
+        device::pin_registers(d_q_);
+        if constexpr (kHasLastTile) device::pin_registers(last_d_q_);
+        device::arrive(shared_.k_empty);
+      }
+      device::wgmma_wait<0>();
+      device::pin_registers(sums);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        if (rows[r] < 0) continue;
+#pragma unroll
+        for (int group = 0; group < Config::kTileColumns / 8; ++group) {
+          device::add_pair(targets[r] + tile * Config::kTileColumns + group * 8, sums[group * 4 + 2 * r],
+                           sums[group * 4 + 2 * r + 1]);
+        }
+      }
+    }
+  }
+
+  // Zeros for a query token without keys, NaN for one whose length makes no sense.
+  __device__ __forceinline__ void write(const Item& item) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int head = item.first_head + row() + 8 * r;
+      const bool exists = head < params_.h_q;
+      auto* target = static_cast<Element*>(params_.d_q) +
+                     (int64_t(item.query) * params_.h_q + (exists ? head : 0)) * Config::kDimQK;
+      const float factor = item.sound ? 1.0f : device::kNaN;
+      device::store_row(d_q_, r, exists, target + kFirstTile * Config::kTileColumns, false, factor);
+      if constexpr (kHasLastTile) {
+        device::store_row(last_d_q_, r, exists, target + Config::kLastTile * Config::kTileColumns, false, factor);
+      }
+    }
+  }
+};
+
+}  // namespace jax_flash_mla::sparse_backward_sm90
