@@ -3,10 +3,10 @@
 
 namespace jax_flash_mla::device {
 
-// Adds to two floats side by side, 8-byte aligned.
-__device__ __forceinline__ void add_pair(float* target, float x, float y) {
-  asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(target)), "f"(x),
-               "f"(y)
+// Adds to four floats side by side, 16-byte aligned.
+__device__ __forceinline__ void add_four(float* target, float x, float y, float z, float w) {
+  asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(target)),
+               "f"(x), "f"(y), "f"(z), "f"(w)
                : "memory");
 }
 

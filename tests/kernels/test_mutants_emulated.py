@@ -62,6 +62,12 @@ class SparseDecodeMutantsTest(MutantsTest):
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
+class SparseBackwardMutantsTest(MutantsTest):
+    __test__ = True
+    target, name, kinds = mutants.SPARSE_BACKWARD, "sparse_backward_kernel", (COPIES,)
+
+
+@unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
 class MhaForwardMutantsTest(MutantsTest):
     __test__ = True
     target, name, kinds = mutants.MHA_FORWARD, "mha_forward_kernel", (BOXES,)

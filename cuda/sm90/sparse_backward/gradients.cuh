@@ -80,17 +80,16 @@ class Gradients {
     } else {
       multiply(shared_.d_out, products);
     }
-    const int* tokens = shared_.tokens[round_ % 2];
-    const int rows[2] = {tokens[row()], tokens[row() + 8]};
     device::wgmma_wait<0>();
     device::pin_registers(products);
     // No product that reads what is going to be written is under way in either warpgroup.
     device::named_sync(kMathBarrier, Config::kMathThreads);
     float others[Config::kHalfSums];
     exchange(products, others);
+    const int* tokens = shared_.tokens[round_ % 2];
     differentiate(products, others, tokens);
     add_to_d_q();
-    add_to_d_kv(rows);
+    add_to_d_kv(tokens);
   }
 
   // products = rows · kᵀ, started but not waited for; tile by tile as keys come.
@@ -192,16 +191,11 @@ class Gradients {
   }
 
   // A tile of columns at a time. Keys are given back once d_q has what they add to it.
-  __device__ __forceinline__ void add_to_d_kv(const int (&rows)[2]) {
+  __device__ __forceinline__ void add_to_d_kv(const int* tokens) {
     const auto weights = device::column_major_operand(shared_.weights.elements, Config::kTileBytes);
     const auto gradients = device::column_major_operand(shared_.gradients.elements, Config::kTileBytes);
     const auto q = device::column_major_operand(shared_.q, Config::kTileBytes);
     const auto d_out = device::column_major_operand(shared_.d_out, Config::kTileBytes);
-    float* targets[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      targets[r] = params_.d_kv + int64_t(max(rows[r], 0)) * Config::kDimQK + lane_ % 4 * 2;
-    }
 #pragma unroll
     for (int i = 0; i < Config::kHalfTiles + (kHasLastTile ? 1 : 0); ++i) {
       const int tile = kFirstTile + i;
@@ -228,13 +222,39 @@ class Gradients {
       }
       device::wgmma_wait<0>();
       device::pin_registers(sums);
+      add_to_memory(sums, tile, tokens);
+    }
+  }
+
+  // A tile of columns of gradients of keys. Memory wants whole lines, 128 bytes of one row by eight lanes, and the columns of
+  // a row are those of four: two quads with neighbouring rows exchange, of each half of the columns, a half. Then pairs of
+  // lanes exchange, so that each has four columns side by side.
+  __device__ __forceinline__ void add_to_memory(const float (&sums)[Config::kTileSums], int tile, const int* tokens) {
+    const bool second_quad = lane_ / 4 % 2, odd = lane_ % 2;
+    const int column = tile * Config::kTileColumns + (second_quad ? 16 : 0) + (odd ? 8 : 0) + lane_ % 4 / 2 * 4;
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        if (rows[r] < 0) continue;
+    for (int r = 0; r < 2; ++r) {
+      const int2 pair = *reinterpret_cast<const int2*>(tokens + (row() & ~1) + 8 * r);
 #pragma unroll
-        for (int group = 0; group < Config::kTileColumns / 8; ++group) {
-          device::add_pair(targets[r] + tile * Config::kTileColumns + group * 8, sums[group * 4 + 2 * r],
-                           sums[group * 4 + 2 * r + 1]);
+      for (int half = 0; half < 2; ++half) {
+        // Of two groups of eight columns this thread's two of each: of its own row, and of the other quad's.
+        float own[4], others[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float *low = sums + half * 16 + i / 2 * 4 + 2 * r + i % 2, *high = low + 8;
+          own[i] = second_quad ? *high : *low;
+          others[i] = __shfl_xor_sync(~0u, second_quad ? *low : *high, 4);
+        }
+#pragma unroll
+        for (int quad = 0; quad < 2; ++quad) {
+          float x[4];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) x[i] = second_quad == (quad == 1) ? own[i] : others[i];
+          const float y = __shfl_xor_sync(~0u, odd ? x[0] : x[2], 1), z = __shfl_xor_sync(~0u, odd ? x[1] : x[3], 1);
+          const int token = quad ? pair.y : pair.x;
+          if (token < 0) continue;
+          float* target = params_.d_kv + int64_t(token) * Config::kDimQK + column + half * 32;
+          device::add_four(target, odd ? y : x[0], odd ? z : x[1], odd ? x[2] : y, odd ? x[3] : z);
         }
       }
     }
