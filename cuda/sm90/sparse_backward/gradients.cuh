@@ -30,8 +30,9 @@ class Gradients {
       start(item);
       device::wait(shared_.q_full, count % 2);
       device::fence_async_proxy();
+      if (item.keys > 0) multiply();
 #pragma unroll 1
-      for (int first = 0; first < item.keys; first += Config::kKeys, ++round_) add_block();
+      for (int first = 0; first < item.keys; first += Config::kKeys) add_block(first + Config::kKeys < item.keys);
       device::arrive(shared_.q_empty);
       write(item);
     }
@@ -41,7 +42,14 @@ class Gradients {
   using Element = typename Config::Element;
   using Mma = typename Config::Mma;
   static constexpr int kFirstTile = kSelf * Config::kHalfTiles;
-  static constexpr bool kHasLastTile = kSelf == 1 && Config::kHasLastTile;
+  static constexpr bool kHasLastTile = kSelf == 1 && Config::kHasLastTile;  // of d_q
+  // The other warpgroup has registers for two tiles of d_kv, and computes the last one.
+  static constexpr int kBuffers = kSelf == 0 ? 2 : 1;
+  static constexpr int kOwnTiles = Config::kHalfTiles + (kSelf == 0 && Config::kHasLastTile ? 1 : 0);
+  static constexpr int kProducts = kOwnTiles % kBuffers;
+  __device__ __forceinline__ static constexpr int tile_at(int i) {
+    return i < Config::kHalfTiles ? kFirstTile + i : Config::kLastTile;
+  }
 
   const SparseBackwardParams& params_;
   const Grid& grid_;
@@ -52,6 +60,8 @@ class Gradients {
   // Of both of this thread's rows of heads. The log-sum-exp is base 2.
   float lse_[2], share_[2], delta_[2];
   float d_q_[Config::kHalfTiles * Config::kTileSums], last_d_q_[Config::kTileSums];
+  // Products of heads by keys, then tiles of d_kv, in turn.
+  float sums_[kBuffers][Config::kTileSums];
 
   // The first of this thread's rows; the other one is 8 below.
   __device__ __forceinline__ int row() const { return threadIdx.x / 32 % 4 * 16 + lane_ / 4; }
@@ -73,13 +83,9 @@ class Gradients {
     }
   }
 
-  __device__ __forceinline__ void add_block() {
-    float products[Config::kTileSums];
-    if constexpr (kSelf == 0) {
-      multiply(shared_.q, products);
-    } else {
-      multiply(shared_.d_out, products);
-    }
+  // The products of heads by keys are under way, and so they are of the next block afterwards, if there is one.
+  __device__ __forceinline__ void add_block(bool is_followed) {
+    float(&products)[Config::kTileSums] = sums_[kProducts];
     device::wgmma_wait<0>();
     device::pin_registers(products);
     // No product that reads what is going to be written is under way in either warpgroup.
@@ -88,8 +94,17 @@ class Gradients {
     exchange(products, others);
     const int* tokens = shared_.tokens[round_ % 2];
     differentiate(products, others, tokens);
-    add_to_d_q();
-    add_to_d_kv(tokens);
+    ++round_;
+    add_sums(tokens, is_followed);
+  }
+
+  // Scores, or gradients of weights, of the next block.
+  __device__ __forceinline__ void multiply() {
+    if constexpr (kSelf == 0) {
+      multiply(shared_.q, sums_[kProducts]);
+    } else {
+      multiply(shared_.d_out, sums_[kProducts]);
+    }
   }
 
   // products = rows · kᵀ, started but not waited for; tile by tile as keys come.
@@ -175,8 +190,7 @@ class Gradients {
   __device__ __forceinline__ void add_to_d_q() {
     const auto gradients = device::row_major_operand(shared_.gradients.elements);
     const auto keys = device::column_major_operand(shared_.k + kFirstTile, Config::kTileBytes);
-    device::pin_registers(d_q_);
-    if constexpr (kHasLastTile) device::pin_registers(last_d_q_);
+    pin_d_q();
     device::wgmma_fence();
 #pragma unroll
     for (int c = 0; c < Config::kKeys / Config::kChunk; ++c) {
@@ -190,40 +204,77 @@ class Gradients {
     device::wgmma_commit();
   }
 
-  // A tile of columns at a time. Keys are given back once d_q has what they add to it.
-  __device__ __forceinline__ void add_to_d_kv(const int* tokens) {
-    const auto weights = device::column_major_operand(shared_.weights.elements, Config::kTileBytes);
-    const auto gradients = device::column_major_operand(shared_.gradients.elements, Config::kTileBytes);
-    const auto q = device::column_major_operand(shared_.q, Config::kTileBytes);
-    const auto d_out = device::column_major_operand(shared_.d_out, Config::kTileBytes);
+  __device__ __forceinline__ void pin_d_q() {
+    device::pin_registers(d_q_);
+    if constexpr (kHasLastTile) device::pin_registers(last_d_q_);
+  }
+
+  // d_q, and d_kv a tile of columns at a time. Additions to memory take longer than products: one warpgroup begins with a tile
+  // and the other one with d_q, so that they do not all add at once, and do not all multiply at once. Keys are given back once
+  // d_q has what they add to it.
+  __device__ __forceinline__ void add_sums(const int* tokens, bool is_followed) {
+    if constexpr (kSelf == 0) {
+      multiply_tile(0);
+      add_to_d_q();
+      multiply_tile(1);
+      device::wgmma_wait<2>();
+      device::pin_registers(sums_[0]);
+      add_to_memory(sums_[0], tile_at(0), tokens);
+      device::wgmma_wait<1>();
+      pin_d_q();
+      device::arrive(shared_.k_empty);
 #pragma unroll
-    for (int i = 0; i < Config::kHalfTiles + (kHasLastTile ? 1 : 0); ++i) {
-      const int tile = kFirstTile + i;
-      float sums[Config::kTileSums];
-      device::pin_registers(sums);
-      device::wgmma_fence();
+      for (int i = 1; i < kOwnTiles; ++i) {
+        if (i + 1 < kOwnTiles) {
+          multiply_tile(i + 1);
+          device::wgmma_wait<1>();
+        } else if (is_followed) {
+          multiply();
+          device::wgmma_wait<1>();
+        } else {
+          device::wgmma_wait<0>();
+        }
+        device::pin_registers(sums_[i % 2]);
+        add_to_memory(sums_[i % 2], tile_at(i), tokens);
+      }
+    } else {
+      add_to_d_q();
+      multiply_tile(0);
+      device::wgmma_wait<1>();
+      pin_d_q();
+      device::arrive(shared_.k_empty);
+#pragma unroll
+      for (int i = 0; i < kOwnTiles; ++i) {
+        if (i > 0) multiply_tile(i);
+        device::wgmma_wait<0>();
+        device::pin_registers(sums_[0]);
+        add_to_memory(sums_[0], tile_at(i), tokens);
+      }
+      if (is_followed) multiply();
+    }
+  }
+
+  // One tile's, started but not waited for.
+  __device__ __forceinline__ void multiply_tile(int i) {
+    const int tile = tile_at(i);
+    const auto gradients = device::column_major_operand(shared_.gradients.elements, Config::kTileBytes);
+    const auto q = device::column_major_operand(shared_.q[tile].elements, Config::kTileBytes);
+    float(&sums)[Config::kTileSums] = sums_[i % kBuffers];
+    device::pin_registers(sums);
+    device::wgmma_fence();
+#pragma unroll
+    for (int c = 0; c < Config::kTileBytes; c += Config::kChunkColumnBytes) {
+      device::multiply<typename Mma::KeysByTile>(gradients.at(c), q.at(c), sums, c > 0);
+    }
+    if (tile < Config::kValueTiles) {
+      const auto weights = device::column_major_operand(shared_.weights.elements, Config::kTileBytes);
+      const auto d_out = device::column_major_operand(shared_.d_out[tile].elements, Config::kTileBytes);
 #pragma unroll
       for (int c = 0; c < Config::kTileBytes; c += Config::kChunkColumnBytes) {
-        device::multiply<typename Mma::KeysByTile>(gradients.at(c), q.at(tile * Config::kTileBytes + c), sums, c > 0);
+        device::multiply<typename Mma::KeysByTile>(weights.at(c), d_out.at(c), sums, true);
       }
-      if (tile < Config::kValueTiles) {
-#pragma unroll
-        for (int c = 0; c < Config::kTileBytes; c += Config::kChunkColumnBytes) {
-          device::multiply<typename Mma::KeysByTile>(weights.at(c), d_out.at(tile * Config::kTileBytes + c), sums,
-                                                     true);
-        }
-      }
-      device::wgmma_commit();
-      if (i == 0) {
-        device::wgmma_wait<1>();
-        device::pin_registers(d_q_);
-        if constexpr (kHasLastTile) device::pin_registers(last_d_q_);
-        device::arrive(shared_.k_empty);
-      }
-      device::wgmma_wait<0>();
-      device::pin_registers(sums);
-      add_to_memory(sums, tile, tokens);
     }
+    device::wgmma_commit();
   }
 
   // A tile of columns of gradients of keys. Memory wants whole lines, 128 bytes of one row by eight lanes, and the columns of
