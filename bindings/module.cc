@@ -77,6 +77,7 @@ nb::dict constants() {
   nb::dict sparse_prefill;
   sparse_prefill["dim_v"] = kSparsePrefillDimV;
   sparse_prefill["tile_rows"] = kSparsePrefillTileRows;
+  static_assert(kSparseBackwardDimV == kSparsePrefillDimV && kSparseBackwardTileRows == kSparsePrefillTileRows);
   nb::dict all;
   all["dense_decode"] = dense_decode;
   all["mha"] = mha;
