@@ -7,6 +7,7 @@
 #include "bindings/handlers.h"
 #include "cuda/sm90/dense_decode/params.h"
 #include "cuda/sm90/mha_forward/params.h"
+#include "cuda/sm90/sparse_backward/params.h"
 #include "cuda/sm90/sparse_decode/params.h"
 #include "cuda/sm90/sparse_prefill/params.h"
 
@@ -36,6 +37,8 @@ nb::dict targets() {
   cuda["jax_flash_mla.dense_decode.v1"] = stages(jax_flash_mla_dense_decode, jax_flash_mla_dense_decode_initialize);
   cuda["jax_flash_mla.mha_backward.v1"] = stages(jax_flash_mla_mha_backward, jax_flash_mla_mha_backward_initialize);
   cuda["jax_flash_mla.mha.v1"] = stages(jax_flash_mla_mha_forward, jax_flash_mla_mha_forward_initialize);
+  cuda["jax_flash_mla.sparse_backward.v1"] =
+      stages(jax_flash_mla_sparse_backward, jax_flash_mla_sparse_backward_initialize);
   cuda["jax_flash_mla.sparse_decode.v1"] = stages(jax_flash_mla_sparse_decode, jax_flash_mla_sparse_decode_initialize);
   cuda["jax_flash_mla.sparse_prefill.v1"] =
       stages(jax_flash_mla_sparse_prefill, jax_flash_mla_sparse_prefill_initialize);
@@ -46,6 +49,7 @@ nb::dict targets() {
   cpu["jax_flash_mla.dense_decode.v1"] = stages(jax_flash_mla_dense_decode_host);
   cpu["jax_flash_mla.mha_backward.v1"] = stages(jax_flash_mla_mha_backward_host);
   cpu["jax_flash_mla.mha.v1"] = stages(jax_flash_mla_mha_forward_host);
+  cpu["jax_flash_mla.sparse_backward.v1"] = stages(jax_flash_mla_sparse_backward_host);
   cpu["jax_flash_mla.sparse_decode.v1"] = stages(jax_flash_mla_sparse_decode_host);
   cpu["jax_flash_mla.sparse_prefill.v1"] = stages(jax_flash_mla_sparse_prefill_host);
   all["cpu"] = cpu;
@@ -73,6 +77,7 @@ nb::dict constants() {
   nb::dict sparse_prefill;
   sparse_prefill["dim_v"] = kSparsePrefillDimV;
   sparse_prefill["tile_rows"] = kSparsePrefillTileRows;
+  static_assert(kSparseBackwardDimV == kSparsePrefillDimV && kSparseBackwardTileRows == kSparsePrefillTileRows);
   nb::dict all;
   all["dense_decode"] = dense_decode;
   all["mha"] = mha;

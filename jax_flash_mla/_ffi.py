@@ -13,6 +13,7 @@ from jax_flash_mla._extension import EMULATOR, EXTENSION
 DENSE_DECODE = "jax_flash_mla.dense_decode.v1"
 MHA_BACKWARD = "jax_flash_mla.mha_backward.v1"
 MHA_FORWARD = "jax_flash_mla.mha.v1"
+SPARSE_BACKWARD = "jax_flash_mla.sparse_backward.v1"
 SPARSE_DECODE = "jax_flash_mla.sparse_decode.v1"
 SPARSE_PREFILL = "jax_flash_mla.sparse_prefill.v1"
 
@@ -113,6 +114,29 @@ def mha_backward(
     call = jax.ffi.ffi_call(MHA_BACKWARD + (EMULATED_SUFFIX if emulated else ""), results)
     operands = (q, k, v, d_out, lse, delta, q_ranges, cu_q, kv_ranges, cu_kv)
     return _vma.vary_like(tuple(call(*operands, scale=np.float32(scale), causal=np.bool_(causal))), q)
+
+
+def sparse_backward(q, kv, indices, topk_length, d_out, lse, share, delta, *, scale: float, emulated: bool = False):
+    """Gradients of sparse prefill by the kernel of the device.
+
+    Args:
+      q: [s_q, h_q, d].
+      kv: [s_kv, d] and d_out: [s_q, h_q, d_v] of q's dtype.
+      indices: int32 [s_q, topk].
+      topk_length: int32 [s_q], or [0]: all indices count.
+      lse, share, delta: float32 [s_q, h_q]. With p = exp(score − lse), the gradient of a
+        score is p · (share · (d_out · v) − delta), and a value's is the sum of
+        share · p · d_out.
+      scale: as in ``flash_mla_sparse_fwd``.
+      emulated: whether to run the kernel for GPUs on the CPU; in test builds alone.
+
+    Returns:
+      d_q [s_q, h_q, d] of q's dtype; d_kv float32 [s_kv, d].
+    """
+    results = (jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct(kv.shape, jnp.float32))
+    call = jax.ffi.ffi_call(SPARSE_BACKWARD + (EMULATED_SUFFIX if emulated else ""), results)
+    operands = (q, kv, indices, topk_length, d_out, lse, share, delta)
+    return _vma.vary_like(tuple(call(*operands, scale=np.float32(scale))), q)
 
 
 def sparse_decode_with_scratch(

@@ -12,6 +12,7 @@ from jax_flash_mla import _validation as check
 from jax_flash_mla._derivative import attention
 from jax_flash_mla._stage import Pool
 from jax_flash_mla.reference import sparse_prefill as reference
+from jax_flash_mla.reference.softmax import keys_share, sink_gradient, sink_per_problem
 
 
 def _kernel(config, **operands):
@@ -29,6 +30,32 @@ def _kernel(config, **operands):
     )
 
 
+def _backward_kernel(config, q, kv, indices, topk_length, attn_sink, out, lse, d_out, d_lse):
+    """``reference.backward`` by the custom call; what is of rows alone by XLA."""
+    unit = reference.LOG2_E if config.lse_base == 2 else 1.0
+    lse, d_lse = lse / unit, d_lse * unit
+    share = keys_share(lse, sink_per_problem(attn_sink, q.shape[0]))
+    delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1)
+    d_q, d_kv = _ffi.sparse_backward(
+        q,
+        kv,
+        indices,
+        jnp.zeros((0,), jnp.int32) if topk_length is None else topk_length,
+        d_out,
+        lse,
+        share,
+        share * delta - d_lse,
+        scale=config.scale,
+        emulated=config.implementation == _support.EMULATED,
+    )
+    d_sinks = -(1 - share) * delta
+    if topk_length is not None:
+        # A query token whose length makes no sense has NaN in its results, and adds nothing.
+        sound = (topk_length >= 0) & (topk_length <= indices.shape[1])
+        d_sinks = jnp.where(sound[:, None], d_sinks, 0.0)
+    return d_q, d_kv, sink_gradient(d_sinks, attn_sink.shape[0])
+
+
 ATTENTION = attention(
     "sparse_prefill",
     reference,
@@ -43,6 +70,7 @@ ATTENTION = attention(
     differentiable=("q", "kv", "attn_sink"),
     pools={"kv": Pool(ids="indices", axes=1)},
     kernel=_kernel,
+    backward_kernel=_backward_kernel,
 )
 
 

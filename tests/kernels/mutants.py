@@ -17,7 +17,7 @@ from unittest import mock
 
 import numpy as np
 
-from kernels import dense_decode_problem, mha_problem, sparse_decode_problem
+from kernels import dense_decode_problem, mha_problem, sparse_backward_problem, sparse_decode_problem
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HARMLESS = pathlib.Path(__file__).with_name("harmless_mutants.json")
@@ -115,6 +115,11 @@ SPARSE_DECODE = Target(
         dict(b=2, topk=1000, h_q=32),
     ),
 )
+SPARSE_BACKWARD = Target(
+    r"sparse_backward.*Li576",
+    sparse_backward_problem,
+    (dict(s_q=5, h_q=3, topk=150, lengths=[150, 0, 64, 70, 130], sink=True),),
+)
 MHA_PROBLEMS = (
     dict(q_lengths=[[300, 0], [70, 130]], kv_lengths=[[400, 50], [60, 0]], padding=5, h_q=2, causal=True),
     dict(q_lengths=[128] * 5, kv_lengths=[256] * 5),
@@ -122,7 +127,7 @@ MHA_PROBLEMS = (
 MHA_FORWARD = Target(r"mha_forward.*bfloat16Li192", mha_problem, MHA_PROBLEMS)
 QUERY_GRADIENT = Target(r"query_gradient.*bfloat16Li192", mha_problem, MHA_PROBLEMS, "run_backward_alone")
 KEY_GRADIENTS = Target(r"key_gradients.*bfloat16Li192", mha_problem, MHA_PROBLEMS, "run_backward_alone")
-TARGETS = (DENSE_DECODE, SPARSE_DECODE, MHA_FORWARD, QUERY_GRADIENT, KEY_GRADIENTS)
+TARGETS = (DENSE_DECODE, SPARSE_DECODE, SPARSE_BACKWARD, MHA_FORWARD, QUERY_GRADIENT, KEY_GRADIENTS)
 # The same for all problems: a process asks for the device once.
 SMS = 4
 

@@ -13,17 +13,19 @@ class KernelTest(parameterized.TestCase):
         np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
         np.testing.assert_array_equal(np.isinf(got) * np.sign(got), np.isinf(want) * np.sign(want))
 
-    def assert_out(self, out, want, spread):
+    def assert_out(self, out, want, spread, summed=None):
         """Every element within what the rounding of weights and of the result allows.
 
         Rounded weights have errors of half a unit in the last place at most, which spread
         over the interval: four times the spread is more than six standard deviations, and no
-        less than the largest error possible with 16 keys or fewer.
+        less than the largest error possible with 16 keys or fewer. ``summed`` is the type that
+        weights were rounded to, where it is not the result's.
         """
         self.assert_same_kinds(out, want)
         finite = np.isfinite(want)
         largest = max(1.0, np.abs(want[finite]).max(initial=0))
-        allowed = ARITHMETIC * largest + ROUNDING[out.dtype.name] * (np.abs(want) + 4 * spread)
+        rounding, rounding_of_weights = ROUNDING[out.dtype.name], ROUNDING[summed or out.dtype.name]
+        allowed = ARITHMETIC * largest + rounding * np.abs(want) + rounding_of_weights * 4 * spread
         error = np.abs(out.astype(np.float64) - want)[finite] / allowed[finite]
         self.assertLessEqual(error.max(initial=0), 1)
 

@@ -27,6 +27,7 @@ import numpy as np
 from jax_flash_mla import _ffi
 from kernels import dense_decode_problem as dense
 from kernels import mha_problem as mha
+from kernels import sparse_backward_problem as sparse_backward
 from kernels import sparse_decode_problem as sparse_decode
 from kernels import sparse_prefill_problem as sparse_prefill
 
@@ -122,6 +123,12 @@ def run_calls():
         )
         sparse_prefill.SparsePrefillTest().assert_right(problem, [np.asarray(x) for x in results])
         print(f"sparse prefill, {name}: right")
+        problem = sparse_backward.Problem(rng, **options)
+        problem.invalidate(rng, 0.1)
+        problem.spoil_unused(np.nan)
+        results = _ffi.sparse_backward(*problem.operands(), scale=problem.scale)
+        sparse_backward.SparseBackwardTest().assert_right(problem, [np.asarray(x) for x in results])
+        print(f"sparse backward, {name}: right")
 
 
 def run_under(tool):

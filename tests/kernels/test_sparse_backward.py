@@ -1,0 +1,144 @@
+"""The sparse backward kernel on a GPU, against the float64 oracle.
+
+Results are poisoned before each call: every element is checked, and none may be left
+over from before.
+"""
+
+import concurrent.futures
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import parameterized
+
+import jax_flash_mla as fm
+from jax_flash_mla import _ffi
+from kernels import sparse_backward_problem
+from kernels.device_load import loaded_device
+from kernels.poison import POISONS
+from kernels.sparse_backward_problem import Problem, SparseBackwardTest, run_poisoned, runs_the_kernel
+
+REPLAYS = 500
+CALLS = 50  # of each thread
+
+
+@runs_the_kernel
+class SparseBackwardKernelTest(SparseBackwardTest):
+    def check(self, problem):
+        got = run_poisoned(problem, np.nan)
+        self.assert_right(problem, got)
+        return got
+
+    @parameterized.parameters(range(10))
+    def test_random(self, seed):
+        """Problems of any size, each with another poison in what the call overwrites."""
+        rng = np.random.default_rng(seed)
+        for poison in np.resize(list(POISONS.values()), 6):
+            problem = Problem.random(rng)
+            self.assert_right(problem, run_poisoned(problem, poison))
+
+    @parameterized.parameters(1, 8, 63, 64, 65, 128, 300)
+    def test_heads(self, h_q):
+        for d_qk in (576, 512):
+            self.check(Problem(np.random.default_rng(h_q), h_q=h_q, d_qk=d_qk, topk=300, sink=True))
+
+    @parameterized.parameters(1, 63, 64, 65, 127, 128, 129, 2048, 5000)
+    def test_topk(self, topk):
+        self.check(Problem(np.random.default_rng(topk), s_q=20, s_kv=8000, topk=topk))
+
+    def test_lengths(self):
+        lengths = [0, 1, 63, 64, 65, 500, 512, -1, 513, 2**31 - 1, -(2**31)]
+        self.check(Problem(np.random.default_rng(1), s_q=40, topk=512, lengths=lengths, sink=True))
+
+    @parameterized.parameters(0.01, 0.5, 0.99, 1.0)
+    def test_indices_that_name_nothing(self, share):
+        problem = Problem(np.random.default_rng(2), s_q=40, h_q=128, topk=300)
+        problem.invalidate(np.random.default_rng(3), share)
+        problem.spoil_unused(np.nan)
+        self.check(problem)
+
+    def test_many_query_tokens(self):
+        self.check(Problem(np.random.default_rng(4), s_q=5000, s_kv=3000, h_q=16, topk=64))
+
+    def test_all_choose_the_same(self):
+        """Every query token adds to the same few keys, many times."""
+        self.check(Problem(np.random.default_rng(5), s_q=1000, s_kv=3, h_q=64, topk=64))
+
+    def test_nothing_is_there(self):
+        for options in (dict(s_kv=0), dict(topk=0), dict(s_q=0)):
+            self.check(Problem(np.random.default_rng(6), **options))
+
+    @parameterized.parameters(0.0, -0.3, 1e-30, 3.0)
+    def test_scales(self, scale):
+        problem = Problem(np.random.default_rng(7), h_q=20)
+        problem.scale = scale
+        self.check(problem)
+
+    def test_the_kernel_is_what_runs(self):
+        problem = Problem(np.random.default_rng(8))
+        q, kv, indices = (jnp.asarray(x) for x in (problem.q, problem.kv[:, None], problem.indices[:, None]))
+        for implementation, calls in ((None, True), ("cuda", True), ("xla", False)):
+
+            def loss(q, kv, implementation=implementation):
+                return fm.flash_mla_sparse_fwd(q, kv, indices, 0.1, implementation=implementation)[0].sum()
+
+            text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(q, kv).compile().as_text()
+            self.assertEqual(_ffi.SPARSE_BACKWARD in text, calls, implementation)
+
+
+@runs_the_kernel
+class RepeatedTest(SparseBackwardTest):
+    """d_q has the same bits each time; d_kv is a sum in any order, and right each time."""
+
+    def problems(self):
+        return [
+            Problem(np.random.default_rng(0), s_q=150, s_kv=9000, h_q=128, topk=500),
+            Problem(np.random.default_rng(1), s_q=70, h_q=40, topk=200, d_qk=512, lengths=[0, 200, 130, 7], sink=True),
+        ]
+
+    def test_replays_with_changing_indices(self):
+        """Iterations of a loop that XLA runs as replays of one captured graph."""
+        problem = self.problems()[0]
+        q, kv, indices, lengths, *rows = problem.operands()
+        kinds = jnp.stack([jnp.roll(indices, i, axis=1).at[:, : 60 * i].set(-1) for i in range(8)])
+
+        def call(indices):
+            d_q, d_kv = _ffi.sparse_backward(q, kv, indices, lengths, *rows, scale=problem.scale)
+            return jax.lax.bitcast_convert_type(d_q, jnp.int16), d_kv
+
+        single = jax.jit(call)
+        want = [jnp.stack(x) for x in zip(*[single(x) for x in kinds])]
+
+        @jax.jit
+        def replay(kinds, want):
+            def step(i, different):
+                d_q, d_kv = call(kinds[i % 8])
+                moved = jnp.abs(d_kv - want[1][i % 8]).max() > 1e-5 * jnp.abs(want[1][i % 8]).max()
+                return different + (jnp.any(d_q != want[0][i % 8]) | moved)
+
+            return jax.lax.fori_loop(0, REPLAYS, step, jnp.int32(0))
+
+        self.assertEqual(int(replay(kinds, want)), 0)
+
+    def test_two_threads_beside_another_stream(self):
+        problems = self.problems()
+        want = [run_poisoned(p, 0.0) for p in problems]
+
+        def work(problem, want):
+            """How many of its calls gave the same."""
+            same = 0
+            for poison in itertools.islice(itertools.cycle(POISONS.values()), CALLS):
+                d_q, d_kv = run_poisoned(problem, poison)
+                near = np.abs(d_kv - want[1]).max() <= 1e-5 * np.abs(want[1]).max()
+                same += np.array_equal(d_q.view(np.uint8), want[0].view(np.uint8)) and bool(near)
+            return same
+
+        with loaded_device(), concurrent.futures.ThreadPoolExecutor(len(problems)) as pool:
+            running = [pool.submit(work, *pair) for pair in zip(problems, want)]
+            self.assertEqual([thread.result() for thread in running], [CALLS] * len(problems))
+
+
+@runs_the_kernel
+class SparseBackwardHandlerTest(sparse_backward_problem.HandlerTest):
+    __test__ = True
