@@ -49,6 +49,14 @@ class SparsePrefillEmulatedTest(SparsePrefillTest):
         if share == 1:
             self.assertTrue((out == 0).all() and np.isneginf(top).all() and np.isneginf(lse).all())
 
+    def test_indices_that_end_early(self):
+        """As in a prompt: the first query tokens have fewer keys than there are indices."""
+        problem = Problem(np.random.default_rng(8), s_q=6, topk=300, sink=True)
+        for query, count in enumerate((0, 1, 64, 65, 130, 299)):
+            problem.indices[query, count:] = -1 if query % 2 else len(problem.kv)
+        problem.spoil_unused(np.nan)
+        self.check(problem)
+
     def test_nothing_is_there(self):
         for options in (dict(s_kv=0), dict(topk=0), dict(s_q=0)):
             self.check(Problem(np.random.default_rng(3), **options))

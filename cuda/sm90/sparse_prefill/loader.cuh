@@ -39,7 +39,7 @@ class Loader {
       const int query = int(i / grid_.tiles);
       const int length = params_.topk_length ? params_.topk_length[query] : params_.topk;
       const bool sound = length >= 0 && length <= params_.topk;
-      const int keys = sound ? length : 0;
+      const int keys = sound ? named_keys(query, length) : 0;
       if (stage_ == 1) {
         load_queries({query, int(i % grid_.tiles), (keys + Config::kBlockN - 1) / Config::kBlockN, sound}, count);
       }
@@ -110,6 +110,27 @@ class Loader {
   }
 
   __device__ __forceinline__ bool is_valid(int index) const { return index >= 0 && index < params_.s_kv; }
+
+  // How many of a query token's indices there are up to the last block in which one names something: early queries of a
+  // prompt have fewer keys than indices.
+  __device__ __forceinline__ int named_keys(int query, int keys) const {
+    const int32_t* indices = params_.indices + int64_t(query) * params_.topk;
+    constexpr int kBlocksAtOnce = 4, kAtOnce = kBlocksAtOnce * Config::kBlockN;
+    while (keys > 0) {
+      const int first = (keys - 1) / kAtOnce * kAtOnce;
+      int last_named = -1;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i += 32) {
+        const int key = first + i + threadIdx.x % 32;
+        if (key < keys && is_valid(indices[key])) last_named = key;
+      }
+      last_named = __reduce_max_sync(~0u, last_named);
+      if (last_named >= 0) return min(keys, (last_named / Config::kBlockN + 1) * Config::kBlockN);
+      keys = first;
+    }
+    return keys;
+  }
+
   __device__ __forceinline__ const Element* key(int index) const {
     return static_cast<const Element*>(params_.kv) + int64_t(index) * Config::kDimQK;
   }
