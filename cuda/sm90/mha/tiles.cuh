@@ -1,7 +1,9 @@
 // Which tiles of packed sequences a thread block works on.
 //
 // Tiles come in order of packs, of the ranges of a pack, of heads, and of tokens; those of the gap behind a range, which only
-// have to be filled, follow its own. Thread blocks take tiles in turn: those at work at a time share what is opposite.
+// have to be filled, follow its own. Thread blocks take tiles in turn: those at work at a time share what is opposite. Every
+// other round goes backwards: under a causal mask tiles differ in length, and who had a longer one than its neighbour in one
+// round has a shorter one in the next.
 #pragma once
 
 #include <cstdint>
@@ -25,21 +27,24 @@ class Tiles {
   Tile current;
 
   __device__ __forceinline__ Tiles(const MhaSide& side, int heads)
-      : side_(side), heads_(heads), ranges_(side.packs * (side.sequences + 1)), tile_(blockIdx.x) {
+      : side_(side),
+        heads_(heads),
+        ranges_(side.packs * (side.sequences + 1)),
+        tile_(blockIdx.x),
+        step_(2 * (gridDim.x - blockIdx.x) - 1) {
     look_at(0);
   }
 
   // Steps to the next tile; false at the end.
   __device__ __forceinline__ bool next() {
-    while (tile_ >= begin_ + __shfl_sync(~0u, up_to_, 31)) {
+    while (tile_ >= __shfl_sync(~0u, up_to_, 31)) {
       if (first_range_ + 32 >= ranges_) return false;
-      begin_ += __shfl_sync(~0u, up_to_, 31);
+      tile_ -= __shfl_sync(~0u, up_to_, 31);
       look_at(first_range_ + 32);
     }
-    const int64_t within = tile_ - begin_;
-    const int lane = __ffs(__ballot_sync(~0u, up_to_ > within)) - 1;
+    const int lane = __ffs(__ballot_sync(~0u, up_to_ > tile_)) - 1;
     const int blocks = __shfl_sync(~0u, blocks_, lane), all_blocks = blocks + __shfl_sync(~0u, gap_blocks_, lane);
-    const int of_range = int(within - __shfl_sync(~0u, up_to_, lane) + int64_t(all_blocks) * heads_);
+    const int of_range = int(tile_ - __shfl_sync(~0u, up_to_, lane) + int64_t(all_blocks) * heads_);
     current.range = first_range_ + lane;
     current.pack = current.range / (side_.sequences + 1);
     current.head = of_range / all_blocks;
@@ -47,16 +52,17 @@ class Tiles {
     current.blocks = blocks;
     current.is_gap = current.block >= blocks;
     if (current.is_gap) current.block -= blocks;
-    tile_ += gridDim.x;
+    tile_ += step_;
+    step_ = 2 * gridDim.x - step_;
     return true;
   }
 
  private:
   const MhaSide& side_;
   const int heads_, ranges_;
-  int64_t tile_;             // the next one
+  int64_t tile_;             // the next one, counted from the first range's first
+  int step_;                 // from it to the next: as far as it is to the end of the round and back
   int first_range_;          // of those that the lanes know
-  int64_t begin_ = 0;        // tiles before it
   int64_t up_to_;            // tiles from there to the end of this lane's range
   int blocks_, gap_blocks_;  // of the latter, for each head
 
