@@ -52,6 +52,11 @@ __device__ __forceinline__ void named_sync(int id, int threads) {
   asm volatile("barrier.sync.aligned %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// The same for warps that come to it from different code: the aligned form promises that all execute one instruction.
+__device__ __forceinline__ void named_sync_of_roles(int id, int threads) {
+  asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 // Orders this thread's ordinary accesses to shared memory before later ones by tensor cores and copy engine. A barrier
 // between the two threads comes after it.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

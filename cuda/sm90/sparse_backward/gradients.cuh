@@ -89,7 +89,7 @@ class Gradients {
     device::wgmma_wait<0>();
     device::pin_registers(products);
     // No product that reads what is going to be written is under way in either warpgroup.
-    device::named_sync(kMathBarrier, Config::kMathThreads);
+    device::named_sync_of_roles(kMathBarrier, Config::kMathThreads);
     float others[Config::kHalfSums];
     exchange(products, others);
     const int* tokens = shared_.tokens[round_ % 2];
@@ -142,7 +142,7 @@ class Gradients {
       const float* x = products + (1 - kSelf) * Config::kHalfSums + 4 * i;
       left[i][thread] = make_float4(x[0], x[1], x[2], x[3]);
     }
-    device::named_sync(kMathBarrier, Config::kMathThreads);
+    device::named_sync_of_roles(kMathBarrier, Config::kMathThreads);
 #pragma unroll
     for (int i = 0; i < Config::kHalfSums / 4; ++i) {
       const float4 x = found[i][thread];
@@ -152,7 +152,7 @@ class Gradients {
       others[4 * i + 3] = x.w;
     }
     // All have read what weights and gradients are to replace.
-    device::named_sync(kMathBarrier, Config::kMathThreads);
+    device::named_sync_of_roles(kMathBarrier, Config::kMathThreads);
   }
 
   // Weights, and gradients of scores, of the own half of the keys: heads by keys in shared memory.
@@ -183,7 +183,7 @@ class Gradients {
       }
     }
     device::fence_async_proxy();
-    device::named_sync(kMathBarrier, Config::kMathThreads);
+    device::named_sync_of_roles(kMathBarrier, Config::kMathThreads);
   }
 
   // d_q += gradients · k, started but not waited for.
