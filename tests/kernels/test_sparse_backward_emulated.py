@@ -86,7 +86,7 @@ class SparseBackwardEmulatedTest(SparseBackwardTest):
             jnp.asarray(np.stack([getattr(p, name) for p in problems]))
             for name in ("q", "kv", "indices", "topk_length")
         )
-        sink = jnp.asarray([0.5, -jnp.inf, 3.0])
+        sink = jnp.asarray([0.5, -jnp.inf, 3.0], jnp.float32)
 
         def loss(implementation, q, kv, sink):
             def one(q, kv, indices, lengths):
