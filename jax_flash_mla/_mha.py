@@ -11,6 +11,7 @@ from jax_flash_mla import _validation as check
 from jax_flash_mla._derivative import attention
 from jax_flash_mla._mha_ranges import sequence_ranges
 from jax_flash_mla.reference import mha as reference
+from jax_flash_mla.reference.softmax import output_change
 
 
 def _kernel(config, q, k, v, cu_seqlens_qo, cu_seqlens_kv):
@@ -37,7 +38,7 @@ def _backward_kernel(config, q, k, v, cu_seqlens_qo, cu_seqlens_kv, out, lse, d_
         v,
         d_out,
         lse,
-        jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1) - d_lse,
+        output_change(out, d_out) - d_lse,
         sequence_ranges(cu_seqlens_qo, tokens_q, cu_seqlens_kv, tokens_kv),
         cu_seqlens_qo,
         sequence_ranges(cu_seqlens_kv, tokens_kv, cu_seqlens_qo, tokens_q),

@@ -11,8 +11,9 @@ from jax_flash_mla import _ffi, _support
 from jax_flash_mla import _validation as check
 from jax_flash_mla._derivative import attention
 from jax_flash_mla._stage import Pool
+from jax_flash_mla.reference import sparse
 from jax_flash_mla.reference import sparse_prefill as reference
-from jax_flash_mla.reference.softmax import keys_share, sink_gradient, sink_per_problem
+from jax_flash_mla.reference.softmax import sink_gradient, sink_per_problem
 
 
 def _kernel(config, **operands):
@@ -34,8 +35,9 @@ def _backward_kernel(config, q, kv, indices, topk_length, attn_sink, out, lse, d
     """``reference.backward`` by the custom call; what is of rows alone by XLA."""
     unit = reference.LOG2_E if config.lse_base == 2 else 1.0
     lse, d_lse = lse / unit, d_lse * unit
-    share = keys_share(lse, sink_per_problem(attn_sink, q.shape[0]))
-    delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1)
+    sound = sparse.all_sound([reference.source_of(kv, indices, topk_length)], q.shape[0])
+    sinks = sink_per_problem(attn_sink, q.shape[0])
+    share, delta, d_sinks = sparse.row_terms(sound, sinks, out, lse, d_out)
     d_q, d_kv = _ffi.sparse_backward(
         q,
         kv,
@@ -48,11 +50,6 @@ def _backward_kernel(config, q, kv, indices, topk_length, attn_sink, out, lse, d
         scale=config.scale,
         emulated=config.implementation == _support.EMULATED,
     )
-    d_sinks = -(1 - share) * delta
-    if topk_length is not None:
-        # A query token whose length makes no sense has NaN in its results, and adds nothing.
-        sound = (topk_length >= 0) & (topk_length <= indices.shape[1])
-        d_sinks = jnp.where(sound[:, None], d_sinks, 0.0)
     return d_q, d_kv, sink_gradient(d_sinks, attn_sink.shape[0])
 
 

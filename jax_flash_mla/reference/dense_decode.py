@@ -13,6 +13,7 @@ from jax_flash_mla.reference.softmax import (
     RunningSoftmax,
     gradients,
     keys_share,
+    output_change,
     sink_gradient,
     sink_per_problem,
 )
@@ -194,7 +195,7 @@ def backward(config, *, q, k_cache, block_table, cache_seqlens, attn_sink, out, 
     keys = _Keys(nonempty(k_cache), nonempty(block_table), nonempty(lengths))
     tiling = _Tiling.of(q, k_cache, block_table)
     lse, d_lse = jnp.moveaxis(lse, 1, 2), jnp.moveaxis(d_lse, 1, 2)
-    delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1)
+    delta = output_change(out, d_out)
     share = keys_share(lse, sink_per_problem(attn_sink, b)[:, None])
     d_sink = jnp.where(sound[:, None, None], -(1 - share) * delta, 0.0).sum(1)
 

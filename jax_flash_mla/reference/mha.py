@@ -17,7 +17,7 @@ import numpy as np
 from jax_flash_mla import _validation as check
 from jax_flash_mla import _vma
 from jax_flash_mla.reference.products import product
-from jax_flash_mla.reference.softmax import RunningSoftmax, gradients
+from jax_flash_mla.reference.softmax import RunningSoftmax, gradients, output_change
 from jax_flash_mla.reference.tiles import (
     blocks_over,
     ceil_div,
@@ -273,7 +273,7 @@ def backward(config, *, q, k, v, cu_seqlens_qo, cu_seqlens_kv, out, lse, d_out, 
     grouped = problem.q.shape[1:3]
     out, d_out = (nonempty(x.reshape(packs * tokens_q, *grouped, d_v)) for x in (out, d_out))
     lse, d_lse = (nonempty(x.reshape(packs * tokens_q, *grouped)) for x in (lse, d_lse))
-    rows = _QueryRows(problem.q, d_out, lse, jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), -1), d_lse)
+    rows = _QueryRows(problem.q, d_out, lse, output_change(out, d_out), d_lse)
 
     d_q = _query_gradient(config, problem, rows)[: packs * tokens_q]
     d_k, d_v_ = (x[: k.shape[0] * k.shape[1]] for x in _key_gradients(config, problem, rows))

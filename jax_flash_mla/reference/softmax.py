@@ -96,6 +96,11 @@ def sink_gradient(d_sink, m: int):
     return d_sink.reshape(m, b // at_least_one(m), h).sum(1)
 
 
+def output_change(out, d_out):
+    """do·out of each row: what a weight's gradient do·v is less by."""
+    return jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1)
+
+
 def gradients(scores, attends, lse, share, d_weights, delta, d_lse):
     """Probabilities and the gradient of the scores for a block of keys.
 
@@ -108,7 +113,7 @@ def gradients(scores, attends, lse, share, d_weights, delta, d_lse):
       lse: [*rows] natural log-sum-exp of the row.
       share: [*rows] ``keys_share``, or 1.
       d_weights: [*rows, keys] do·v.
-      delta: [*rows] do·out.
+      delta: [*rows] ``output_change``.
       d_lse: [*rows] cotangent of lse.
 
     Returns:

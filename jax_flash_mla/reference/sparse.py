@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jax_flash_mla import _vma
 from jax_flash_mla.reference.products import product
-from jax_flash_mla.reference.softmax import RunningSoftmax, gradients, keys_share
+from jax_flash_mla.reference.softmax import RunningSoftmax, gradients, keys_share, output_change
 from jax_flash_mla.reference.tiles import (
     blocks_over,
     for_each_step,
@@ -73,7 +73,8 @@ class Source(NamedTuple):
         return ids, known, jnp.where(known[..., None], keys, 0)
 
 
-def _all_sound(sources, n):
+def all_sound(sources, n):
+    """Which query tokens have lengths that all of their lists cover: bool [n]."""
     sound = jnp.ones((n,), bool)
     for source in sources:
         sound &= source.sound()
@@ -99,7 +100,7 @@ def forward(scale, d_v, q, sources, sinks):
       out [n, h, d_v] of q's dtype; max_logits and lse, float32 [n, h], natural.
     """
     n, h, _ = q.shape
-    sound = _all_sound(sources, n)
+    sound = all_sound(sources, n)
     sources = [source.prepared() for source in sources]
     blocks = [size_within(source.ids.shape[1], BLOCK_K) for source in sources]
 
@@ -136,6 +137,21 @@ class _Rows(NamedTuple):
     sound: jax.Array
 
 
+def row_terms(sound, sinks, out, lse, d_out):
+    """What the gradient needs of rows alone.
+
+    Args:
+      sound: bool [n]; which tokens have lengths that make sense.
+      sinks, out, lse, d_out: as in ``backward``.
+
+    Returns:
+      The keys' share of the probability, do·out, and the gradient of the sink, float32
+      [n, h]. An unsound token adds nothing to the latter.
+    """
+    share, delta = keys_share(lse, sinks), output_change(out, d_out)
+    return share, delta, jnp.where(sound[:, None], -(1 - share) * delta, 0.0)
+
+
 def backward(scale, d_v, q, sources, sinks, out, lse, d_out, d_lse, pool_gradients: bool):
     """Gradients of ``forward`` in q, in the pools, and in the sinks.
 
@@ -150,12 +166,10 @@ def backward(scale, d_v, q, sources, sinks, out, lse, d_out, d_lse, pool_gradien
       float32 [n, h]. An unsound token has NaN in d_q and adds nothing elsewhere.
     """
     n, h, d = q.shape
-    sound = _all_sound(sources, n)
+    sound = all_sound(sources, n)
+    share, delta, d_sinks = row_terms(sound, sinks, out, lse, d_out)
     sources = [source.prepared() for source in sources]
     blocks = [size_within(source.ids.shape[1], BLOCK_K) for source in sources]
-    delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1)
-    share = keys_share(lse, sinks)
-    d_sinks = jnp.where(sound[:, None], -(1 - share) * delta, 0.0)
     per_step = _tokens_per_step(q, max(blocks))
 
     given = _Rows(*(nonempty(x) for x in (q, d_out, lse, share, delta, d_lse, sound)))

@@ -9,7 +9,8 @@ from jax_flash_mla.reference.tiles import nonempty
 LOG2_E = 1.4426950408889634
 
 
-def _source(kv, indices, topk_length):
+def source_of(kv, indices, topk_length):
+    """The operands of ``forward`` that name keys."""
     pool = nonempty(kv)
     return sparse.Source(lambda ids: pool.at[ids].get(mode="clip"), kv.shape[0], indices, topk_length)
 
@@ -27,7 +28,7 @@ def forward(config, *, q, kv, indices, topk_length, attn_sink):
       of ``lse_base``.
     """
     sinks = None if attn_sink is None else sink_per_problem(attn_sink, q.shape[0])
-    source = _source(kv, indices, topk_length)
+    source = source_of(kv, indices, topk_length)
     out, max_logits, lse = sparse.forward(config.scale, config.d_v, q, [source], sinks)
     unit = LOG2_E if config.lse_base == 2 else 1.0
     return out, max_logits * unit, lse * unit
@@ -40,7 +41,7 @@ def backward(config, *, q, kv, indices, topk_length, attn_sink, out, lse, d_out,
         config.scale,
         config.d_v,
         q,
-        [_source(kv, indices, topk_length)],
+        [source_of(kv, indices, topk_length)],
         sink_per_problem(attn_sink, q.shape[0]),
         out,
         lse / unit,
