@@ -3,8 +3,6 @@
 A result that moves is a race. All comparisons here are of bits.
 """
 
-import concurrent.futures
-import itertools
 import pathlib
 import tempfile
 
@@ -17,6 +15,7 @@ from jax_flash_mla import _ffi
 from kernels.dense_decode_problem import D_V, Problem, run_poisoned, runs_the_kernel
 from kernels.device_load import loaded_device
 from kernels.poison import POISONS, bits
+from kernels.repeated import any_differs, as_integers, same_calls_of_threads
 
 REPLAYS = 10_000
 CALLS = 200  # of each thread
@@ -50,7 +49,7 @@ class RepeatedTest(parameterized.TestCase):
 
         def call(lengths):
             out, lse = _ffi.dense_decode(q, k_cache, table, lengths, sink, d_v=D_V, scale=problem.scale, causal=True)
-            return jax.lax.bitcast_convert_type(out, jnp.int16), jax.lax.bitcast_convert_type(lse, jnp.int32)
+            return as_integers((out, lse))
 
         single = jax.jit(call)
         want = [single(jnp.asarray(x)) for x in lengths]
@@ -61,9 +60,7 @@ class RepeatedTest(parameterized.TestCase):
         def replay(lengths, order, want):
             def step(i, different):
                 kind = order[i]
-                got = call(lengths[kind])
-                wrong = [jnp.any(x != w[kind]) for x, w in zip(got, want)]
-                return different + jnp.any(jnp.stack(wrong))
+                return different + any_differs(call(lengths[kind]), [x[kind] for x in want])
 
             return jax.lax.fori_loop(0, REPLAYS, step, jnp.int32(0))
 
@@ -78,19 +75,7 @@ class RepeatedTest(parameterized.TestCase):
     def test_two_threads(self):
         rng = np.random.default_rng(1)
         problems = [Problem(rng, lengths=rng.integers(0, 4000, 5), h_q=64 * (i + 1), s_q=i + 1) for i in range(2)]
-        want = [bits(run_poisoned(p, 0.0)) for p in problems]
-
-        def work(problem, want):
-            """How many of its calls gave the same bits."""
-            same = 0
-            for poison in itertools.islice(itertools.cycle(POISONS.values()), CALLS):
-                got = bits(run_poisoned(problem, poison))
-                same += all(np.array_equal(x, y) for x, y in zip(got, want))
-            return same
-
-        with concurrent.futures.ThreadPoolExecutor(len(problems)) as pool:
-            running = [pool.submit(work, *pair) for pair in zip(problems, want)]
-            self.assertEqual([thread.result() for thread in running], [CALLS] * len(problems))
+        self.assertEqual(same_calls_of_threads(problems, run_poisoned, CALLS), [CALLS] * len(problems))
 
     def test_beside_another_stream(self):
         """The same bits while another stream loads the card, with all scratch poisoned."""

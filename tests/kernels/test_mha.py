@@ -4,7 +4,6 @@ Results are poisoned before each call: every element is checked, and none may be
 over from before.
 """
 
-import concurrent.futures
 import functools
 import itertools
 
@@ -27,6 +26,7 @@ from kernels.mha_problem import (
     runs_the_kernel,
 )
 from kernels.poison import POISONS, bits
+from kernels.repeated import as_integers, different_replays, same_calls_of_threads
 
 REPLAYS = 5000
 CALLS = 100  # of each thread
@@ -153,35 +153,14 @@ class RepeatedTest(parameterized.TestCase):
 
             results, pull = jax.vjp(attend, q, k, v)
             results = (*results, *pull(results))
-            return [jax.lax.bitcast_convert_type(x, f"int{8 * x.dtype.itemsize}") for x in results]
+            return as_integers(results)
 
-        single = jax.jit(call)
-        want = [jnp.stack(x) for x in zip(*[single(x) for x in bounds])]
-
-        @jax.jit
-        def replay(bounds, want):
-            def step(i, different):
-                wrong = [jnp.any(x != w[i % 8]) for x, w in zip(call(bounds[i % 8]), want)]
-                return different + jnp.any(jnp.stack(wrong))
-
-            return jax.lax.fori_loop(0, REPLAYS, step, jnp.int32(0))
-
-        self.assertEqual(int(replay(jnp.asarray(bounds), want)), 0)
+        self.assertEqual(different_replays(call, bounds, REPLAYS), 0)
 
     def test_two_threads_beside_another_stream(self):
         problems = self.problems()
-        want = [bits(run_poisoned(p, 0.0)) for p in problems]
-
-        def work(problem, want):
-            """How many of its calls gave the same bits."""
-            same = 0
-            for poison in itertools.islice(itertools.cycle(POISONS.values()), CALLS):
-                same += all(np.array_equal(x, y) for x, y in zip(bits(run_poisoned(problem, poison)), want))
-            return same
-
-        with loaded_device(), concurrent.futures.ThreadPoolExecutor(len(problems)) as pool:
-            running = [pool.submit(work, *pair) for pair in zip(problems, want)]
-            self.assertEqual([thread.result() for thread in running], [CALLS] * len(problems))
+        with loaded_device():
+            self.assertEqual(same_calls_of_threads(problems, run_poisoned, CALLS), [CALLS] * len(problems))
 
 
 @runs_the_kernel

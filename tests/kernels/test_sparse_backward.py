@@ -4,9 +4,6 @@ Results are poisoned before each call: every element is checked, and none may be
 over from before.
 """
 
-import concurrent.futures
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +14,7 @@ from jax_flash_mla import _ffi
 from kernels import sparse_backward_problem
 from kernels.device_load import loaded_device
 from kernels.poison import POISONS
+from kernels.repeated import as_integers, different_replays, same_bits, same_calls_of_threads
 from kernels.sparse_backward_problem import Problem, SparseBackwardTest, run_poisoned, runs_the_kernel
 
 REPLAYS = 500
@@ -105,38 +103,22 @@ class RepeatedTest(SparseBackwardTest):
 
         def call(indices):
             d_q, d_kv = _ffi.sparse_backward(q, kv, indices, lengths, *rows, scale=problem.scale)
-            return jax.lax.bitcast_convert_type(d_q, jnp.int16), d_kv
+            return *as_integers([d_q]), d_kv
 
-        single = jax.jit(call)
-        want = [jnp.stack(x) for x in zip(*[single(x) for x in kinds])]
+        def differs(got, want):
+            moved = jnp.abs(got[1] - want[1]).max() > 1e-5 * jnp.abs(want[1]).max()
+            return jnp.any(got[0] != want[0]) | moved
 
-        @jax.jit
-        def replay(kinds, want):
-            def step(i, different):
-                d_q, d_kv = call(kinds[i % 8])
-                moved = jnp.abs(d_kv - want[1][i % 8]).max() > 1e-5 * jnp.abs(want[1][i % 8]).max()
-                return different + (jnp.any(d_q != want[0][i % 8]) | moved)
-
-            return jax.lax.fori_loop(0, REPLAYS, step, jnp.int32(0))
-
-        self.assertEqual(int(replay(kinds, want)), 0)
+        self.assertEqual(different_replays(call, kinds, REPLAYS, differs), 0)
 
     def test_two_threads_beside_another_stream(self):
+        def same(got, want):
+            near = np.abs(got[1] - want[1]).max() <= 1e-5 * np.abs(want[1]).max()
+            return same_bits(got[:1], want[:1]) and bool(near)
+
         problems = self.problems()
-        want = [run_poisoned(p, 0.0) for p in problems]
-
-        def work(problem, want):
-            """How many of its calls gave the same."""
-            same = 0
-            for poison in itertools.islice(itertools.cycle(POISONS.values()), CALLS):
-                d_q, d_kv = run_poisoned(problem, poison)
-                near = np.abs(d_kv - want[1]).max() <= 1e-5 * np.abs(want[1]).max()
-                same += np.array_equal(d_q.view(np.uint8), want[0].view(np.uint8)) and bool(near)
-            return same
-
-        with loaded_device(), concurrent.futures.ThreadPoolExecutor(len(problems)) as pool:
-            running = [pool.submit(work, *pair) for pair in zip(problems, want)]
-            self.assertEqual([thread.result() for thread in running], [CALLS] * len(problems))
+        with loaded_device():
+            self.assertEqual(same_calls_of_threads(problems, run_poisoned, CALLS, same), [CALLS] * len(problems))
 
 
 @runs_the_kernel

@@ -4,9 +4,6 @@ Results are poisoned before each call: every element is checked, and none may be
 over from before.
 """
 
-import concurrent.futures
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +13,8 @@ import jax_flash_mla as fm
 from jax_flash_mla import _ffi
 from kernels import sparse_prefill_problem
 from kernels.device_load import loaded_device
-from kernels.poison import POISONS, bits
+from kernels.poison import POISONS
+from kernels.repeated import as_integers, different_replays, same_calls_of_threads
 from kernels.sparse_prefill_problem import Problem, SparsePrefillTest, run_poisoned, runs_the_kernel
 
 REPLAYS = 2000
@@ -121,35 +119,14 @@ class RepeatedTest(parameterized.TestCase):
 
         def call(indices):
             results = _ffi.sparse_prefill(q, kv, indices, lengths, sink, d_v=512, scale=0.1, lse_base=2)
-            return [jax.lax.bitcast_convert_type(x, f"int{8 * x.dtype.itemsize}") for x in results]
+            return as_integers(results)
 
-        single = jax.jit(call)
-        want = [jnp.stack(x) for x in zip(*[single(x) for x in kinds])]
-
-        @jax.jit
-        def replay(kinds, want):
-            def step(i, different):
-                wrong = [jnp.any(x != w[i % 8]) for x, w in zip(call(kinds[i % 8]), want)]
-                return different + jnp.any(jnp.stack(wrong))
-
-            return jax.lax.fori_loop(0, REPLAYS, step, jnp.int32(0))
-
-        self.assertEqual(int(replay(kinds, want)), 0)
+        self.assertEqual(different_replays(call, kinds, REPLAYS), 0)
 
     def test_two_threads_beside_another_stream(self):
         problems = self.problems()
-        want = [bits(run_poisoned(p, 0.0)) for p in problems]
-
-        def work(problem, want):
-            """How many of its calls gave the same bits."""
-            same = 0
-            for poison in itertools.islice(itertools.cycle(POISONS.values()), CALLS):
-                same += all(np.array_equal(x, y) for x, y in zip(bits(run_poisoned(problem, poison)), want))
-            return same
-
-        with loaded_device(), concurrent.futures.ThreadPoolExecutor(len(problems)) as pool:
-            running = [pool.submit(work, *pair) for pair in zip(problems, want)]
-            self.assertEqual([thread.result() for thread in running], [CALLS] * len(problems))
+        with loaded_device():
+            self.assertEqual(same_calls_of_threads(problems, run_poisoned, CALLS), [CALLS] * len(problems))
 
 
 @runs_the_kernel

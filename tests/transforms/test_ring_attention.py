@@ -70,6 +70,16 @@ class RingTest(OperationTest):
 
         return whole, mapped
 
+    def assert_right(self, call, whole, operands):
+        """Results and gradients of a call against the oracle of the whole sequence."""
+        got, pull = jax.vjp(jax.jit(call), *operands)
+        names = dict(zip("qkv", operands, strict=True))
+        self.assert_all_close(got, whole.want(**names), terms=2)
+        cotangents = cotangents_of(got)
+        want = whole.gradients([np.asarray(x) for x in cotangents], **names)
+        for name, gradient in zip("qkv", jax.jit(pull)(cotangents), strict=True):
+            self.assert_close(gradient, want[name], arithmetic=GRADIENT_ARITHMETIC, what=f"gradient of {name}", terms=2)
+
 
 def operands_of(whole, seed=0, dtype=jnp.float32):
     return tuple(whole.operands(np.random.default_rng(seed), dtype).values())
@@ -87,27 +97,13 @@ class AgainstTheOracleTest(RingTest):
         causal = whole.name.startswith("causal")
         # Programs of many steps take long to compile: eight where most can go wrong.
         call, _ = self.ring(self.mesh(most=8 if causal and layout == "zigzag" else 4), layout, causal)
-        operands = operands_of(whole)
-        got, pull = jax.vjp(jax.jit(call), *operands)
-        names = dict(zip("qkv", operands, strict=True))
-        self.assert_all_close(got, whole.want(**names), terms=2)
-        cotangents = cotangents_of(got)
-        want = whole.gradients([np.asarray(x) for x in cotangents], **names)
-        for name, gradient in zip("qkv", jax.jit(pull)(cotangents), strict=True):
-            self.assert_close(gradient, want[name], arithmetic=GRADIENT_ARITHMETIC, what=f"gradient of {name}", terms=2)
+        self.assert_right(call, whole, operands_of(whole))
 
     @over(CAUSAL)
     def test_two_devices(self, whole, layout):
         """The first step that is not a device's own is the last one."""
         call, _ = self.ring(self.mesh(most=2), layout, True)
-        operands = operands_of(whole, seed=2)
-        got, pull = jax.vjp(jax.jit(call), *operands)
-        names = dict(zip("qkv", operands, strict=True))
-        self.assert_all_close(got, whole.want(**names), terms=2)
-        cotangents = cotangents_of(got)
-        want = whole.gradients([np.asarray(x) for x in cotangents], **names)
-        for name, gradient in zip("qkv", jax.jit(pull)(cotangents), strict=True):
-            self.assert_close(gradient, want[name], arithmetic=GRADIENT_ARITHMETIC, what=f"gradient of {name}", terms=2)
+        self.assert_right(call, whole, operands_of(whole, seed=2))
 
     @over(CAUSAL)
     def test_one_device_is_flash_attn_func(self, whole, layout):
