@@ -35,4 +35,15 @@ inline bool all_between(int64_t least, Sizes sizes) {
   return true;
 }
 
+// The limits of kernels over a pool of latent tokens. They stand in the Python table too, which refuses in time and in better
+// words.
+inline xla::ffi::Error check_latent_tokens(const char* operation, xla::ffi::DataType type, int64_t d_qk, int64_t d_v,
+                                           int dim_v) {
+  if (type != xla::ffi::BF16) return refuse(operation, "q must be BF16, got ", type);
+  if ((d_qk != 576 && d_qk != 512) || d_v != dim_v) {
+    return refuse(operation, "keys must have 576 or 512 dimensions and values ", dim_v, ", got ", d_qk, " and ", d_v);
+  }
+  return xla::ffi::Error::Success();
+}
+
 }  // namespace jax_flash_mla

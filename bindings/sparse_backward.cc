@@ -101,22 +101,13 @@ ffi::ErrorOr<Call> read_call(float scale, ffi::AnyBuffer q, ffi::AnyBuffer kv, f
   return call;
 }
 
-// The limits of the kernels. They stand in the Python table too, which refuses in time and in better words.
-ffi::Error check_limits(const Call& call) {
-  if (call.type != ffi::BF16) return refuse(kOperation, "q must be BF16, got ", call.type);
-  if ((call.d_qk != 576 && call.d_qk != 512) || call.d_v != kSparseBackwardDimV) {
-    return refuse(kOperation, "keys must have 576 or 512 dimensions and values ", kSparseBackwardDimV, ", got ",
-                  call.d_qk, " and ", call.d_v);
-  }
-  return ffi::Error::Success();
-}
-
 // The handler's body. A call without query tokens launches all the same: there are versions of XLA that refuse to capture
 // a call that does no work.
 const auto run = [](cudaStream_t stream, auto... arguments) -> ffi::Error {
   const auto call = read_call(arguments...);
   if (call.has_error()) return call.error();
-  if (auto error = check_limits(*call); error.failure()) return error;
+  const auto unfit = check_latent_tokens(kOperation, call->type, call->d_qk, call->d_v, kSparseBackwardDimV);
+  if (unfit.failure()) return unfit;
   const auto kernel = [&](const Device& device) { return kernel_for(device, call->d_qk); };
   return launch_kernel(kOperation, kernel, call->params, stream);
 };
