@@ -101,57 +101,55 @@ class Loader {
   struct Source {
     int column;
     int row;  // -64, which the copy engine takes for zeros, beyond the length and where the page is outside the pool
-    bool unsound;  // of any lane's box, the latter
+    bool unsound;  // the latter
   };
-
-  // `slot` is that of the block with which this lane's box begins.
-  __device__ __forceinline__ Source source(const split_sm90::Piece& piece, int block, int slot) const {
-    const int key = block * Config::kBlockN + slot;
-    Source source = {problem_.tile(piece.tile).key_head * Config::kDimQK, -Config::kBlockN, false};
-    if (key < problem_.extent(piece.request).keys) {
-      const int32_t* table = params_.block_table + int64_t(piece.request) * params_.max_pages;
-      const int page = table[key / params_.page_size];
-      source.unsound = page < 0 || page >= params_.num_pages;
-      if (!source.unsound) source.row = page * params_.page_size + key % params_.page_size;
-    }
-    return source;
-  }
 
   // All blocks of the work that go to a stage. `next` steps to the next piece.
   template <typename Next>
   __device__ __forceinline__ void load_keys(int stage, split_sm90::Piece& piece, const Next& next) {
     const int lane = threadIdx.x % 32, boxes = Config::kBlockN / problem_.grid.box_slots;
-    const int slot = lane % boxes * problem_.grid.box_slots;
-    // Lanes take tiles side by side: one after the other would take too long.
-    const auto for_tile = [&](int first, int tiles, const auto& use) {
-      if (lane / boxes < tiles) use(first + lane / boxes);
-    };
-    int block = 0;
-    const auto find_block = [&](int from) {
-      for (block = from; block >= piece.last_block; block = piece.first_block + stage) {
+    const int slot = lane % boxes * problem_.grid.box_slots;  // of the block, with which this lane's box begins
+    // The next block to be loaded, and of its piece: its last block, where its keys are, how many the request has.
+    int block = 0, last_block = 0, column = 0, keys = 0;
+    const int32_t* table = nullptr;
+    const auto find = [&](int from) {
+      for (block = from; block >= last_block; block = piece.first_block + stage) {
         if (!next()) return false;
+        last_block = piece.last_block;
+        column = problem_.tile(piece.tile).key_head * Config::kDimQK;
+        keys = problem_.extent(piece.request).keys;
+        table = params_.block_table + int64_t(piece.request) * params_.max_pages;
       }
       return true;
     };
-    piece.last_block = 0;
-    bool goes_on = find_block(0);
+    const auto look_up = [&] {
+      Source source = {column, -Config::kBlockN, false};
+      if (const int key = block * Config::kBlockN + slot; key < keys) {
+        const int page = table[key / params_.page_size];
+        source.unsound = page < 0 || page >= params_.num_pages;
+        if (!source.unsound) source.row = page * params_.page_size + key % params_.page_size;
+      }
+      return source;
+    };
+    bool goes_on = find(0);
     Source ahead = {};
-    if (goes_on) ahead = source(piece, block, slot);
+    if (goes_on) ahead = look_up();
 #pragma unroll 1
     for (uint32_t round = 0; goes_on; ++round) {
-      const Source from = ahead;
-      goes_on = find_block(block + Config::kStages);
-      if (goes_on) ahead = source(piece, block, slot);
-      const bool unsound = __any_sync(~0u, from.unsound);
-      const auto load = [&](int first, int tiles) {
-        for_tile(first, tiles, [&](int t) {
-          if (slot == 0) device::arrive_and_expect(shared_.full[stage][t], Config::kTileBytes);
-        });
+      const Source source = ahead;
+      goes_on = find(block + Config::kStages);
+      if (goes_on) ahead = look_up();
+      const bool unsound = __any_sync(~0u, source.unsound);
+      // Lanes copy side by side: one tile after the other would take too long.
+      const auto load = [&](int first_tile, int tiles) {
+        const int t = first_tile + lane / boxes;
+        const bool copies = lane / boxes < tiles;
+        if (copies && slot == 0) device::arrive_and_expect(shared_.full[stage][t], Config::kTileBytes);
         __syncwarp();
-        for_tile(first, tiles, [&](int t) {
+        if (copies) {
           device::copy_box(shared_.k[stage][t].elements + slot * Config::kTileColumns, keys_, shared_.full[stage][t],
-                           from.column + t * Config::kTileColumns, from.row);
-        });
+                           source.column + t * Config::kTileColumns, source.row);
+        }
       };
       // The half of the stage's own warpgroup comes free first; the other one with the last tile.
       device::wait(shared_.empty[stage][stage], (round + 1) % 2);
