@@ -86,8 +86,9 @@ def operands_of(whole, seed=0, dtype=jnp.float32):
 
 
 def cotangents_of(results, seed=1):
+    """Numbers that bfloat16 holds too, to which kernels take them."""
     rng = np.random.default_rng(seed)
-    return tuple(normal(rng, x.shape, x.dtype) for x in results)
+    return tuple(normal(rng, x.shape, jnp.bfloat16).astype(x.dtype) for x in results)
 
 
 @for_each_implementation
@@ -388,7 +389,7 @@ class RefusalTest(parameterized.TestCase):
         ("kernel", *refuse(NotImplementedError, '"cuda" was asked for, but', implementation="cuda")),
     )
     def test_refused(self, error, text, mesh_axis, t, s, changes):
-        q, k = jnp.zeros((2, t, 4, 12)), jnp.zeros((2, s, 4, 12))
+        q, k = jnp.zeros((2, t, 4, 12), jnp.float32), jnp.zeros((2, s, 4, 12), jnp.float32)
         options = dict(axis_name="cp") | changes
 
         def local(q, k):
@@ -401,7 +402,7 @@ class RefusalTest(parameterized.TestCase):
         self.assertTrue(str(caught.exception).endswith("."))
 
     def test_outside_shard_map(self):
-        x = jnp.zeros((2, 4, 4, 12))
+        x = jnp.zeros((2, 4, 4, 12), jnp.float32)
         with self.assertRaisesRegex(ValueError, "axis_name must be a mesh axis .* maps, here none, got 'cp'"):
             sharding.ring_attention(x, x, x, axis_name="cp")
         with self.assertRaisesRegex(ValueError, "axis_name must be a mesh axis .* maps, here none, got 'cp'"):
