@@ -20,6 +20,8 @@ SOURCES = {
     ],
     "cuda": {
         "90a": [
+            "sm90/cache_write/launch_model1.cu",
+            "sm90/cache_write/launch_v32.cu",
             "sm90/dense_decode/launch_bf16.cu",
             "sm90/dense_decode/launch_fp16.cu",
             "sm90/mha_backward/launch_bf16_128.cu",
@@ -40,16 +42,19 @@ SOURCES = {
         "100f": [],
     },
     "bindings": [
+        "append.cc",
         "dense_decode.cc",
         "device.cc",
         "mha_backward.cc",
         "mha_forward.cc",
         "module.cc",
+        "quantize.cc",
         "sparse_backward.cc",
         "sparse_decode.cc",
         "sparse_prefill.cc",
     ],
     "bindings/testing": [
+        "host_cache_write.cc",
         "host_dense_decode.cc",
         "host_mha_backward.cc",
         "host_mha_forward.cc",
@@ -58,10 +63,12 @@ SOURCES = {
         "host_sparse_prefill.cc",
     ],
     "bindings/emulated": [
+        "append.cc",
         "dense_decode.cc",
         "device.cc",
         "mha_backward.cc",
         "mha_forward.cc",
+        "quantize.cc",
         "sparse_backward.cc",
         "sparse_decode.cc",
         "sparse_prefill.cc",

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "bindings/handlers.h"
+#include "cuda/sm90/cache_write/params.h"
 #include "cuda/sm90/dense_decode/params.h"
 #include "cuda/sm90/mha_forward/params.h"
 #include "cuda/sm90/sparse_backward/params.h"
@@ -34,9 +35,11 @@ nb::dict stages(Handler* execute, Initialize*... initialize) {
 // attributes and their meaning never change under one name.
 nb::dict targets() {
   nb::dict cuda;
+  cuda["jax_flash_mla.append.v1"] = stages(jax_flash_mla_append, jax_flash_mla_append_initialize);
   cuda["jax_flash_mla.dense_decode.v1"] = stages(jax_flash_mla_dense_decode, jax_flash_mla_dense_decode_initialize);
   cuda["jax_flash_mla.mha_backward.v1"] = stages(jax_flash_mla_mha_backward, jax_flash_mla_mha_backward_initialize);
   cuda["jax_flash_mla.mha.v1"] = stages(jax_flash_mla_mha_forward, jax_flash_mla_mha_forward_initialize);
+  cuda["jax_flash_mla.quantize.v1"] = stages(jax_flash_mla_quantize, jax_flash_mla_quantize_initialize);
   cuda["jax_flash_mla.sparse_backward.v1"] =
       stages(jax_flash_mla_sparse_backward, jax_flash_mla_sparse_backward_initialize);
   cuda["jax_flash_mla.sparse_decode.v1"] = stages(jax_flash_mla_sparse_decode, jax_flash_mla_sparse_decode_initialize);
@@ -46,9 +49,11 @@ nb::dict targets() {
   all["CUDA"] = cuda;
 #ifdef JAX_FLASH_MLA_TESTING
   nb::dict cpu;
+  cpu["jax_flash_mla.append.v1"] = stages(jax_flash_mla_append_host);
   cpu["jax_flash_mla.dense_decode.v1"] = stages(jax_flash_mla_dense_decode_host);
   cpu["jax_flash_mla.mha_backward.v1"] = stages(jax_flash_mla_mha_backward_host);
   cpu["jax_flash_mla.mha.v1"] = stages(jax_flash_mla_mha_forward_host);
+  cpu["jax_flash_mla.quantize.v1"] = stages(jax_flash_mla_quantize_host);
   cpu["jax_flash_mla.sparse_backward.v1"] = stages(jax_flash_mla_sparse_backward_host);
   cpu["jax_flash_mla.sparse_decode.v1"] = stages(jax_flash_mla_sparse_decode_host);
   cpu["jax_flash_mla.sparse_prefill.v1"] = stages(jax_flash_mla_sparse_prefill_host);
@@ -60,6 +65,8 @@ nb::dict targets() {
 // {operation: {name: number}}: the sizes that kernels are compiled with, as the Python table has them too.
 nb::dict constants() {
   using namespace jax_flash_mla;
+  nb::dict append;
+  append["claim_places"] = kCacheWriteClaimPlaces;
   nb::dict dense_decode;
   dense_decode["dim_qk"] = kDenseDecodeDimQK;
   dense_decode["dim_v"] = kDenseDecodeDimV;
@@ -79,6 +86,7 @@ nb::dict constants() {
   sparse_prefill["tile_rows"] = kSparsePrefillTileRows;
   static_assert(kSparseBackwardDimV == kSparsePrefillDimV && kSparseBackwardTileRows == kSparsePrefillTileRows);
   nb::dict all;
+  all["append"] = append;
   all["dense_decode"] = dense_decode;
   all["mha"] = mha;
   all["sparse_decode"] = sparse_decode;

@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "bindings/cache_format.h"
 #include "bindings/checks.h"
 #include "bindings/define_handlers.h"
 #include "bindings/kernel.h"
@@ -18,12 +19,6 @@ namespace {
 namespace ffi = xla::ffi;
 
 constexpr char kOperation[] = "sparse_decode";
-
-// Bytes of a token, by which a cache's format is known, and dimensions of its keys.
-struct Format {
-  int64_t token_bytes, d_qk;
-};
-constexpr Format kV32 = {656, 576}, kModel1 = {584, 512};
 
 // By the format.
 Kernel<SparseDecodeParams> kernel_for(const Device& device, int64_t token_bytes) {
@@ -129,14 +124,13 @@ ffi::ErrorOr<Call> read_call(float scale, ffi::AnyBuffer q, ffi::Buffer<ffi::U8,
 
 // What any implementation needs: a known format, and queries for it.
 ffi::Error check_format(const Call& call) {
-  for (const Format& format : {kV32, kModel1}) {
+  for (const CacheFormat& format : {kV32, kModel1}) {
     if (call.token_bytes != format.token_bytes) continue;
     if (call.d_qk == format.d_qk && call.d_v == kSparseDecodeDimV) return ffi::Error::Success();
     return refuse(kOperation, "keys of ", format.token_bytes, " bytes have ", format.d_qk, " dimensions and values ",
                   kSparseDecodeDimV, ", got ", call.d_qk, " and ", call.d_v);
   }
-  return refuse(kOperation, "a token must have ", kV32.token_bytes, " or ", kModel1.token_bytes, " bytes, got ",
-                call.token_bytes);
+  return refuse_token_bytes(kOperation, call.token_bytes);
 }
 
 // The limits of the kernels. They stand in the Python table too, which refuses in time and in better words.

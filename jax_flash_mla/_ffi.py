@@ -8,11 +8,14 @@ import numpy as np
 
 from jax_flash_mla import _support, _vma
 from jax_flash_mla._extension import EMULATOR, EXTENSION
+from jax_flash_mla._kv_cache_format import KVCacheFormat
 
 # A name's version stands for its contract, which never changes: a changed one is a new name.
+APPEND = "jax_flash_mla.append.v1"
 DENSE_DECODE = "jax_flash_mla.dense_decode.v1"
 MHA_BACKWARD = "jax_flash_mla.mha_backward.v1"
 MHA_FORWARD = "jax_flash_mla.mha.v1"
+QUANTIZE = "jax_flash_mla.quantize.v1"
 SPARSE_BACKWARD = "jax_flash_mla.sparse_backward.v1"
 SPARSE_DECODE = "jax_flash_mla.sparse_decode.v1"
 SPARSE_PREFILL = "jax_flash_mla.sparse_prefill.v1"
@@ -24,6 +27,27 @@ for _loaded in filter(None, (EXTENSION, EMULATOR)):
     for _platform, _targets in _loaded.targets().items():
         for _name, _stages in _targets.items():
             jax.ffi.register_ffi_target(_name, _stages, platform=_platform, api_version=1)
+
+
+def append(cache, latent, rope, slots, *, emulated: bool = False):
+    """New tokens into an FP8 cache by the kernel of the device.
+
+    Args:
+      cache: uint8, int8 or float8_e4m3fn [pages, page_size, 1, bytes per token], whose size
+        says the format.
+      latent: bfloat16, float16 or float32 [n, dims of the format]; rope: likewise [n, 64].
+      slots: int32 [n], page · page_size + slot. A token of a slot out of range is skipped;
+        of several tokens for a slot the last is written.
+      emulated: whether to run the kernel for GPUs on the CPU; in test builds alone.
+
+    Returns:
+      The cache with the tokens written, in place where it may be overwritten.
+    """
+    # The second result is scratch: slots, and the last token that claims each.
+    claims = (2, _support.SIZES["append"]["claim_places"] * slots.shape[0])
+    results = (jax.ShapeDtypeStruct(cache.shape, cache.dtype), jax.ShapeDtypeStruct(claims, jnp.int32))
+    call = jax.ffi.ffi_call(APPEND + (EMULATED_SUFFIX if emulated else ""), results, input_output_aliases={0: 0})
+    return _vma.vary_like(tuple(call(cache, latent, rope, slots)), cache)[0]
 
 
 def dense_decode_with_scratch(
@@ -114,6 +138,23 @@ def mha_backward(
     call = jax.ffi.ffi_call(MHA_BACKWARD + (EMULATED_SUFFIX if emulated else ""), results)
     operands = (q, k, v, d_out, lse, delta, q_ranges, cu_q, kv_ranges, cu_kv)
     return _vma.vary_like(tuple(call(*operands, scale=np.float32(scale), causal=np.bool_(causal))), q)
+
+
+def quantize(latent, rope, *, fmt: KVCacheFormat, power_of_two_scales: bool, emulated: bool = False):
+    """Whole pages of an FP8 cache by the kernel of the device.
+
+    Args:
+      latent: bfloat16, float16 or float32 [pages, page_size, fmt.latent_dim]; rope: likewise
+        [pages, page_size, 64].
+      fmt, power_of_two_scales: as in ``quantize_kv_cache``.
+      emulated: whether to run the kernel for GPUs on the CPU; in test builds alone.
+
+    Returns:
+      uint8 [pages, page_size, 1, fmt.bytes_per_token].
+    """
+    result = jax.ShapeDtypeStruct((*latent.shape[:2], 1, fmt.bytes_per_token), jnp.uint8)
+    call = jax.ffi.ffi_call(QUANTIZE + (EMULATED_SUFFIX if emulated else ""), result)
+    return _vma.vary_like((call(latent, rope, power_of_two_scales=np.bool_(power_of_two_scales)),), latent)[0]
 
 
 def sparse_backward(q, kv, indices, topk_length, d_out, lse, share, delta, *, scale: float, emulated: bool = False):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 
+from jax_flash_mla import _ffi, _support, _vma
 from jax_flash_mla import _validation as check
-from jax_flash_mla import _vma
 from jax_flash_mla._kv_cache_format import KVCacheFormat
+from jax_flash_mla._stage import Pool, Stage
 from jax_flash_mla.reference import paged_tokens
 from jax_flash_mla.reference.tiles import last_id
 
@@ -27,7 +29,20 @@ def _not_differentiable(fun):
     return functools.update_wrapper(wrapped, fun)
 
 
-def quantize_kv_cache(latent, rope, fmt, *, power_of_two_scales=False):
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Static options of a call; ``fmt`` is None for a float cache."""
+
+    fmt: KVCacheFormat | None
+    implementation: str
+    power_of_two_scales: bool = False
+
+    @property
+    def emulated(self) -> bool:
+        return self.implementation == _support.EMULATED
+
+
+def quantize_kv_cache(latent, rope, fmt, *, power_of_two_scales=False, implementation=None):
     """Pages of latent vectors and rotary keys → pages of an FP8 cache.
 
     For each group of ``fmt.scale_group`` dimensions, in float32,
@@ -40,6 +55,7 @@ def quantize_kv_cache(latent, rope, fmt, *, power_of_two_scales=False):
       fmt: a ``KVCacheFormat``.
       power_of_two_scales: static bool; rounds the scales of V32 up to powers of two.
         Those of MODEL1 always are.
+      implementation: as in ``flash_mla_with_kvcache``.
 
     Returns:
       uint8 [num_pages, page_size, 1, fmt.bytes_per_token]. A group that holds NaN or an
@@ -55,16 +71,38 @@ def quantize_kv_cache(latent, rope, fmt, *, power_of_two_scales=False):
     shapes = check.Shapes(fmt.name, latent_dim=fmt.latent_dim, rope_dim=fmt.rope_dim)
     latent = shapes.array("latent", latent, "num_pages page_size latent_dim", check.FLOATS)
     rope = shapes.array("rope", rope, "num_pages page_size rope_dim", check.FLOATS)
-    return _quantize_kv_cache((fmt, power_of_two_scales), *_vma.harmonize((latent, rope)))
+    chosen = _support.resolve("quantize", implementation, dtype=latent.dtype, page_size=latent.shape[1], kv_format=fmt)
+    config = Config(fmt, chosen, power_of_two_scales)
+    return _quantize_kv_cache(config, *_vma.harmonize((latent, rope)))
+
+
+def _quantize_by_xla(config, latent, rope):
+    num_pages, page_size, _ = latent.shape
+    fmt = config.fmt
+    runs = paged_tokens.quantize(fmt, latent, rope, config.power_of_two_scales)
+    pages = jnp.concatenate([run.reshape(num_pages, page_size * run.shape[-1]) for run in runs], axis=1)
+    return (pages.reshape(num_pages, page_size, 1, fmt.bytes_per_token),)
+
+
+def _quantize_by_kernel(config, latent, rope):
+    options = dict(fmt=config.fmt, power_of_two_scales=config.power_of_two_scales, emulated=config.emulated)
+    return (_ffi.quantize(latent, rope, **options),)
+
+
+_QUANTIZE = Stage(
+    "quantize",
+    run=_quantize_by_xla,
+    kernel=_quantize_by_kernel,
+    operands={"latent": "b t l", "rope": "b t r"},
+    results=("b t o c",),
+)
 
 
 @_not_differentiable
-def _quantize_kv_cache(static, latent, rope):
-    fmt, power_of_two_scales = static
-    num_pages, page_size, _ = latent.shape
-    runs = paged_tokens.quantize(fmt, latent, rope, power_of_two_scales)
-    pages = jnp.concatenate([run.reshape(num_pages, page_size * run.shape[-1]) for run in runs], axis=1)
-    return pages.reshape(num_pages, page_size, 1, fmt.bytes_per_token)
+def _quantize_kv_cache(config, latent, rope):
+    if config.implementation == "xla":
+        return _quantize_by_xla(config, latent, rope)[0]
+    return _QUANTIZE(config, latent=latent, rope=rope)[0]
 
 
 def dequantize_kv_cache(cache, fmt):
@@ -96,11 +134,11 @@ def dequantize_kv_cache(cache, fmt):
     return paged_tokens.decode(fmt, jnp.concatenate(parts, axis=-1))
 
 
-def append_to_kv_cache(cache, latent, rope, slots, fmt=None):
+def append_to_kv_cache(cache, latent, rope, slots, fmt=None, *, implementation=None):
     """Writes new tokens into a paged cache.
 
-    Under ``jax.jit`` with the cache donated the pages are updated in place; a float8_e4m3fn
-    container alone is copied.
+    Under ``jax.jit`` with the cache donated the pages are updated in place; in pure JAX a
+    float8_e4m3fn container alone is copied.
 
     Args:
       cache: FP8: [num_pages, page_size, 1, fmt.bytes_per_token] of uint8, int8 or
@@ -114,6 +152,7 @@ def append_to_kv_cache(cache, latent, rope, slots, fmt=None):
       fmt: a ``KVCacheFormat``; by default that of the cache's last dimension. Scales are
         those of ``quantize_kv_cache``. None for a float cache, where values are rounded
         to the cache's dtype.
+      implementation: as in ``flash_mla_with_kvcache``; float caches have pure JAX alone.
 
     Returns:
       The cache with the tokens written, of the same shape and dtype.
@@ -138,7 +177,11 @@ def append_to_kv_cache(cache, latent, rope, slots, fmt=None):
             f"latent and rope must have {cache.shape[-1]} dimensions together, as cache has, "
             f"got {latent.shape[-1]} and {rope.shape[-1]}."
         )
-    return _append_to_kv_cache(fmt, *_vma.harmonize((cache, latent, rope, slots)))
+    chosen = "xla"  # which does for floats what a kernel would
+    if fmt is not None or implementation is not None:
+        sizes = dict(page_size=cache.shape[1], kv_format=fmt)
+        chosen = _support.resolve("append", implementation, dtype=latent.dtype, **sizes)
+    return _append_to_kv_cache(Config(fmt, chosen), *_vma.harmonize((cache, latent, rope, slots)))
 
 
 def _new_tokens(shapes, slots, latent, rope):
@@ -151,8 +194,8 @@ def _new_tokens(shapes, slots, latent, rope):
     return slots.reshape(-1), latent.reshape(-1, latent.shape[-1]), rope.reshape(-1, rope.shape[-1])
 
 
-@_not_differentiable
-def _append_to_kv_cache(fmt, cache, latent, rope, slots):
+def _append_by_xla(config, cache, latent, rope, slots):
+    fmt = config.fmt
     num_pages, page_size = cache.shape[:2]
     slots = _last_of_each(slots, num_pages * page_size)
     pages, offsets = slots // page_size, slots % page_size
@@ -161,7 +204,7 @@ def _append_to_kv_cache(fmt, cache, latent, rope, slots):
     pages = jnp.where(slots < 0, skipped, pages)
     if fmt is None:
         tokens = jnp.concatenate([latent.astype(cache.dtype), rope.astype(cache.dtype)], axis=-1)
-        return cache.at[pages, offsets, 0].set(tokens, mode="drop", unique_indices=True)
+        return (cache.at[pages, offsets, 0].set(tokens, mode="drop", unique_indices=True),)
     # Float containers are written as integers, lest a conversion touch a NaN; that costs a copy.
     as_given = cache.dtype
     if jnp.issubdtype(as_given, jnp.floating):
@@ -170,7 +213,29 @@ def _append_to_kv_cache(fmt, cache, latent, rope, slots):
     for (first, _), values in zip(runs, paged_tokens.quantize(fmt, latent, rope, False), strict=True):
         values = jax.lax.bitcast_convert_type(values, cache.dtype)
         cache = paged_tokens.scatter_runs(cache, fmt, pages, first, values)
-    return cache if cache.dtype == as_given else jax.lax.bitcast_convert_type(cache, as_given)
+    return (cache if cache.dtype == as_given else jax.lax.bitcast_convert_type(cache, as_given),)
+
+
+def _append_by_kernel(config, cache, latent, rope, slots):
+    return (_ffi.append(cache, latent, rope, slots, emulated=config.emulated),)
+
+
+_APPEND = Stage(
+    "append",
+    run=_append_by_xla,
+    kernel=_append_by_kernel,
+    operands={"cache": "p t o c", "latent": "n l", "rope": "n r", "slots": "n"},
+    results=("p t o c",),
+    pools={"cache": Pool(ids="slots", axes=2)},
+)
+
+
+@_not_differentiable
+def _append_to_kv_cache(config, cache, latent, rope, slots):
+    # In pure JAX the compiler knows itself how to split a scatter over devices that each have part of the pool.
+    if config.implementation == "xla":
+        return _append_by_xla(config, cache, latent, rope, slots)[0]
+    return _APPEND(config, cache=cache, latent=latent, rope=rope, slots=slots)[0]
 
 
 def _last_of_each(slots, size):

@@ -26,8 +26,9 @@ ARCHITECTURES = ("sm90", "sm100")
 
 # The kernels' own sizes; the extension tells the same as ``constants``. Dimensions of a key and of a value; query rows
 # of one tile; for decode, most thread blocks of a launch, and partial tiles, two at most of each thread block; for
-# multi-head attention, what it knows of a sequence.
+# multi-head attention, what it knows of a sequence; for append, places of a token in the table of slots.
 SIZES = {
+    "append": dict(claim_places=2),
     "dense_decode": dict(dim_qk=576, dim_v=512, tile_rows=64, max_ctas=160, partial_tiles=320),
     "mha": dict(dim_v=128, range_fields=6),
     "sparse_decode": dict(dim_v=512, tile_rows=64, max_ctas=160, partial_tiles=320),
@@ -110,8 +111,10 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "append": ("dtype", "page_size", "kv_format"),
 }
 WRITTEN: dict[str, frozenset[str]] = {operation: frozenset() for operation in LIMITS} | {
+    "append": frozenset({"sm90"}),
     "dense_decode": frozenset({"sm90"}),
     "mha": frozenset({"sm90"}),
+    "quantize": frozenset({"sm90"}),
     "sparse_decode": frozenset({"sm90"}),
     "sparse_prefill": frozenset({"sm90"}),
 }

@@ -57,6 +57,11 @@ OTHER = (
     append("append_MODEL1", MODEL1),
     append("append_float", None),
     merge("merge"),
+    # What kernels write is of one size: the same once more, for them.
+    quantize("quantize_V32_by_kernel", V32, kernel_sized=True),
+    quantize("quantize_MODEL1_by_kernel", MODEL1, kernel_sized=True),
+    append("append_V32_by_kernel", V32, kernel_sized=True),
+    append("append_MODEL1_by_kernel", MODEL1, kernel_sized=True),
 )
 ALL = ATTENTION + OTHER
 # Of the sizes that kernels take; for them alone.

@@ -35,20 +35,20 @@ nb::capsule handler(Handler* function) {
 
 // {platform: {target: {stage: capsule}}}, as the extension for GPUs has it.
 nb::dict targets() {
-  nb::dict dense_decode, mha_backward, mha_forward, sparse_backward, sparse_decode, sparse_prefill;
-  dense_decode["execute"] = handler(jax_flash_mla_dense_decode_emulated);
-  mha_backward["execute"] = handler(jax_flash_mla_mha_backward_emulated);
-  mha_forward["execute"] = handler(jax_flash_mla_mha_forward_emulated);
-  sparse_backward["execute"] = handler(jax_flash_mla_sparse_backward_emulated);
-  sparse_decode["execute"] = handler(jax_flash_mla_sparse_decode_emulated);
-  sparse_prefill["execute"] = handler(jax_flash_mla_sparse_prefill_emulated);
   nb::dict cpu;
-  cpu["jax_flash_mla.dense_decode.v1.emulated"] = dense_decode;
-  cpu["jax_flash_mla.mha_backward.v1.emulated"] = mha_backward;
-  cpu["jax_flash_mla.mha.v1.emulated"] = mha_forward;
-  cpu["jax_flash_mla.sparse_backward.v1.emulated"] = sparse_backward;
-  cpu["jax_flash_mla.sparse_decode.v1.emulated"] = sparse_decode;
-  cpu["jax_flash_mla.sparse_prefill.v1.emulated"] = sparse_prefill;
+  const auto add = [&](const char* target, XLA_FFI_Handler* execute) {
+    nb::dict stages;
+    stages["execute"] = handler(execute);
+    cpu[target] = stages;
+  };
+  add("jax_flash_mla.append.v1.emulated", jax_flash_mla_append_emulated);
+  add("jax_flash_mla.dense_decode.v1.emulated", jax_flash_mla_dense_decode_emulated);
+  add("jax_flash_mla.mha_backward.v1.emulated", jax_flash_mla_mha_backward_emulated);
+  add("jax_flash_mla.mha.v1.emulated", jax_flash_mla_mha_forward_emulated);
+  add("jax_flash_mla.quantize.v1.emulated", jax_flash_mla_quantize_emulated);
+  add("jax_flash_mla.sparse_backward.v1.emulated", jax_flash_mla_sparse_backward_emulated);
+  add("jax_flash_mla.sparse_decode.v1.emulated", jax_flash_mla_sparse_decode_emulated);
+  add("jax_flash_mla.sparse_prefill.v1.emulated", jax_flash_mla_sparse_prefill_emulated);
   nb::dict all;
   all["cpu"] = cpu;
   return all;

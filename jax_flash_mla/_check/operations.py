@@ -442,7 +442,7 @@ def write_token(cache, fmt, page, slot, parts):
     data[576 * page_size + 8 * slot :][:8] = np.append(scales, np.uint8(0))
 
 
-def quantize(name, fmt):
+def quantize(name, fmt, kernel_sized=False):
     pages, page_size = 2, 3
 
     def make(rng, dtype):
@@ -457,8 +457,10 @@ def quantize(name, fmt):
         (),
         (),
         make,
-        lambda implementation, latent, rope: (fm.quantize_kv_cache(latent, rope, fmt),),
+        lambda implementation, latent, rope: (fm.quantize_kv_cache(latent, rope, fmt, implementation=implementation),),
         lambda latent, rope: (pages_of(fmt, latent, rope),),
+        family="quantize",
+        kernel_sized=kernel_sized,
     )
 
 
@@ -481,7 +483,7 @@ def dequantize(name, fmt):
     )
 
 
-def append(name, fmt):
+def append(name, fmt, kernel_sized=False):
     pages, page_size, new = 3, 4, 5
     latent_dim, rope_dim = (8, 4) if fmt is None else (fmt.latent_dim, fmt.rope_dim)
 
@@ -515,8 +517,10 @@ def append(name, fmt):
         (),
         (),
         make,
-        lambda implementation, **operands: (fm.append_to_kv_cache(**operands),),
+        lambda implementation, **operands: (fm.append_to_kv_cache(**operands, implementation=implementation),),
         want,
+        family=None if fmt is None else "append",
+        kernel_sized=kernel_sized,
     )
 
 

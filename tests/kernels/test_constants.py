@@ -9,7 +9,7 @@ class ConstantsTest(parameterized.TestCase):
     def test_sizes(self):
         self.assertEqual(_extension.EXTENSION.constants, _support.SIZES)
 
-    def test_every_kernel_has_its_sizes(self):
+    def test_sizes_are_those_of_kernels(self):
         written = {operation for operation, archs in _support.WRITTEN.items() if archs}
-        self.assertEqual(set(_support.SIZES), written)
+        self.assertLessEqual(set(_support.SIZES), written)
         self.assertLessEqual(set(_support.WORKSPACES), written)
