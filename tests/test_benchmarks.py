@@ -25,6 +25,7 @@ from jax_flash_mla._bench.problems import (
     DenseDecode,
     Mha,
     MhaBackward,
+    Quantize,
     SparseBackward,
     SparseDecode,
     SparsePrefill,
@@ -39,6 +40,8 @@ SMALL = (
     ("mha", Mha(192, 128, 2, 16, 2, True)),
     ("mha_backward", MhaBackward(192, 128, 2, 16, 2, True)),
     ("sparse_backward", SparseBackward(6, 40, 4, 8)),
+    ("quantize", Quantize(100)),
+    ("quantize_planar", Quantize(100, planar=True)),
 )
 
 
@@ -54,6 +57,7 @@ class CountingTest(parameterized.TestCase):
         ("mha_backward", MhaBackward(192, 128, 2, 8, 3, False), 2 * 2 * 3 * 64 * (576 + 256)),
         ("mha_backward_causal", MhaBackward(128, 128, 2, 8, 3, True), 2 * 3 * 64 * (384 + 256)),
         ("sparse_backward", SparseBackward(7, 64, 4, 5), 2 * 7 * 4 * 5 * (1728 + 1024)),
+        ("quantize", Quantize(128), 128 * 512),
     )
     def test_flop(self, problem, want):
         self.assertEqual(problem.flop(), want)
@@ -71,6 +75,8 @@ class CountingTest(parameterized.TestCase):
             SparseBackward(7, 64, 4, 5),
             7 * 5 * (1152 + 4) + 28 * (2 * 1152 + 2 * 1024 + 4) + 64 * 1152,
         ),
+        ("quantize", Quantize(128), 128 * (1152 + 656)),
+        ("quantize_planar", Quantize(128, planar=True), 128 * (1024 + 584)),
     )
     def test_bytes(self, problem, want):
         self.assertEqual(problem.bytes(), want)
@@ -107,6 +113,7 @@ class PresetsTest(parameterized.TestCase):
                 mha_forward=8,
                 mha_backward=8,
                 sparse_backward=4,
+                quantize=2,
                 sweep=5 * 6 * 4 * 3,
             ),
         )
@@ -289,6 +296,12 @@ class AgreementTest(parameterized.TestCase):
         near = (self.out.astype(jnp.float32) * 1.002).astype(jnp.bfloat16)
         errors = agreement.compare((near, self.lse + 1e-4), (self.out, self.lse))
         self.assertBetween(errors.whole, 1e-4, 0.01)
+
+    def test_bytes_are_the_same(self):
+        cache = jnp.arange(200, dtype=jnp.uint8).reshape(2, 100)
+        self.assertEqual(agreement.compare((cache,), (cache,)), (0, 0))
+        with self.assertRaisesRegex(agreement.Disagreement, "result 0 differs"):
+            agreement.compare((cache.at[1, 3].add(1),), (cache,))
 
     @parameterized.named_parameters(
         ("one_row", lambda out, lse: (out.at[3, 5].multiply(-1), lse), "result 0 differs"),
@@ -535,5 +548,5 @@ class CommandTest(parameterized.TestCase):
 
     def test_all_is_every_table_once(self):
         rows = session.selected(["all", "dense_decode"], "")
-        self.assertLen(rows, 44)
-        self.assertLen({(name, row.name) for name, row in rows}, 44)
+        self.assertLen(rows, 46)
+        self.assertLen({(name, row.name) for name, row in rows}, 46)

@@ -82,7 +82,8 @@ class LoadTest(parameterized.TestCase):
             mock.patch.object(_support, "local_architectures", lambda: ()),
         ):
             self.assertEqual(fm.supports("dense_decode"), "this build has no dense_decode kernel: it is pure JAX.")
-            self.assertEqual(fm.supports("quantize"), "this build has no quantize kernel.")
+            unwritten = fm.supports("quantize", arch="sm100")
+            self.assertEqual(unwritten, "this build has no quantize kernel for sm100.")
 
     def test_an_old_driver_gets_xla(self):
         old = types.SimpleNamespace(cuda_version=13000, driver_version=lambda: 12040)

@@ -2,7 +2,7 @@
 
 Both round; so errors are relative, to the norm of an array and to that of each of its
 rows (its last axis), a row smaller than most counting as large as most. A single wrong
-row shows in the second.
+row shows in the second. Bytes are the same, or they are wrong.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Disagreement(AssertionError):
 
 
 class Errors(NamedTuple):
-    """Errors of one result, relative, or absolute for float32 statistics of logits."""
+    """Errors of one result: relative; absolute for float32 statistics of logits; for bytes, the share that differs."""
 
     whole: float
     worst_row: float
@@ -51,6 +51,21 @@ def _absolute(got, want):
     return jnp.sqrt(jnp.mean(jnp.square(off))), jnp.max(off)
 
 
+@jax.jit
+def _different(got, want):
+    off = got != want
+    return jnp.mean(off, dtype=jnp.float32), jnp.max(jnp.mean(off, -1, dtype=jnp.float32))
+
+
+def _measure(want):
+    """How errors of a result like this are measured, and their limits where the caller does not set them."""
+    if jnp.issubdtype(want.dtype, jnp.integer):
+        return _different, Errors(0.0, 0.0)
+    if want.dtype == jnp.float32:
+        return _absolute, Errors(LOGIT_ERROR, LOGIT_ERROR)
+    return _relative, None
+
+
 def compare(got, want, row_error: float = ROW_ERROR) -> Errors:
     """Largest errors over all results.
 
@@ -67,9 +82,9 @@ def compare(got, want, row_error: float = ROW_ERROR) -> Errors:
     for i, (g, w) in enumerate(zip(got, want)):
         if (g.shape, g.dtype) != (w.shape, w.dtype):
             raise Disagreement(f"result {i} is {g.dtype}{list(g.shape)}, not {w.dtype}{list(w.shape)}.")
-        logits = w.dtype == jnp.float32
-        errors = Errors(*(float(x) for x in (_absolute if logits else _relative)(g, w)))
-        limits = Errors(LOGIT_ERROR, LOGIT_ERROR) if logits else Errors(ARRAY_ERROR, row_error)
+        errors_of, limits = _measure(w)
+        errors = Errors(*(float(x) for x in errors_of(g, w)))
+        limits = limits or Errors(ARRAY_ERROR, row_error)
         # Written so that NaN fails.
         if not (errors.whole <= limits.whole and errors.worst_row <= limits.worst_row):
             raise Disagreement(

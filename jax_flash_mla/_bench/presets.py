@@ -14,6 +14,7 @@ from jax_flash_mla._bench.problems import (
     Mha,
     MhaBackward,
     Problem,
+    Quantize,
     SparseBackward,
     SparseDecode,
     SparsePrefill,
@@ -161,6 +162,11 @@ SPARSE_BACKWARD = (
     _backward(4096, 64, 576, 7.018, 0.533, 0.58),
 )
 
+QUANTIZE = tuple(
+    Row(f"{name} tokens=65536", Quantize(65536, planar), target=Target("read", 0.80))
+    for name, planar in (("V32", False), ("MODEL1", True))
+)
+
 SWEEP = tuple(
     Row(f"b={batch} sq={s_q} hq={h_q} sk={s_k}", DenseDecode(batch, s_q, h_q, s_k))
     for h_q, batch, s_k, s_q in itertools.product(
@@ -175,9 +181,10 @@ PRESETS: dict[str, tuple[Row, ...]] = {
     "mha_forward": MHA_FORWARD,
     "mha_backward": MHA_BACKWARD,
     "sparse_backward": SPARSE_BACKWARD,
+    "quantize": QUANTIZE,
     "sweep": SWEEP,
 }
-# What "all" stands for: the rows that peers have.
+# What "all" stands for: the rows that are to reach something.
 TABLES = tuple(name for name in PRESETS if name != "sweep")
 
 # What can be timed at sizes of one's own.
@@ -188,6 +195,7 @@ OPERATIONS: dict[str, type[Problem]] = {
     "mha_forward": Mha,
     "mha_backward": MhaBackward,
     "sparse_backward": SparseBackward,
+    "quantize": Quantize,
 }
 _BOOLS = {"true": True, "false": False}
 

@@ -1,9 +1,9 @@
 """What a row of a table computes: operands, call, FLOP and bytes.
 
 FLOP are counted as 2 for each multiply-add of the products alone. In decode a causal
-mask is not discounted; in multi-head attention it halves them. Bytes count each input
-and output once: in dense decode the cached tokens of each request, in sparse attention
-each chosen token once for each query.
+mask is not discounted; in multi-head attention it halves them. Quantising counts the
+division of each value. Bytes count each input and output once: in dense decode the cached
+tokens of each request, in sparse attention each chosen token once for each query.
 """
 
 from __future__ import annotations
@@ -338,3 +338,36 @@ class SparseBackward(Backward, SparsePrefill):
         # q, dq; out, d_out; lse; dkv.
         rows = self.s_q * self.h_q * (2 * (self.d_qk + D_V) * BF16 + FLOAT32)
         return self._chosen_bytes() + rows + self.s_kv * self.d_qk * BF16
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantize(Problem):
+    """Bfloat16 tokens into pages of 64 of an FP8 cache."""
+
+    tokens: int
+    planar: bool = False
+
+    family = operation = "quantize"
+    reads_memory = True
+
+    @property
+    def fmt(self) -> fm.KVCacheFormat:
+        """V32, or MODEL1 where scales lie apart."""
+        return fm.KVCacheFormat.MODEL1 if self.planar else fm.KVCacheFormat.V32
+
+    def facts(self):
+        return dict(dtype=jnp.bfloat16, page_size=PAGE_SIZE, kv_format=self.fmt)
+
+    def flop(self):
+        return float(self.tokens * self.fmt.latent_dim)
+
+    def bytes(self):
+        return self.tokens * (self.fmt.d_qk * BF16 + self.fmt.bytes_per_token)
+
+    def operands(self, seed):
+        pages = -(-self.tokens // PAGE_SIZE)
+        dims = (self.fmt.latent_dim, self.fmt.rope_dim)
+        return tuple(make.normal(key, (pages, PAGE_SIZE, d)) for key, d in zip(_keys(seed, 2), dims))
+
+    def call(self, implementation, latent, rope):
+        return (fm.quantize_kv_cache(latent, rope, self.fmt, implementation=implementation),)

@@ -13,6 +13,7 @@ COLOURS = {
     "mha_forward": "tab:red",
     "mha_backward": "tab:purple",
     "sparse_backward": "tab:brown",
+    "quantize": "tab:pink",
 }
 
 

@@ -22,9 +22,11 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("XLA_PYTHON_CLIENT_ALLOCATOR", "platform")  # each array an allocation of its own
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+import jax.numpy as jnp
 import numpy as np
 
 from jax_flash_mla import _ffi
+from kernels import cache_write_problem as cache_write
 from kernels import dense_decode_problem as dense
 from kernels import mha_problem as mha
 from kernels import sparse_backward_problem as sparse_backward
@@ -87,8 +89,32 @@ SPARSE_PREFILL = {
 }
 
 
+# {what is special: (tokens, slots are below)}
+APPEND = {
+    "few tokens": (40, 30),
+    "many tokens": (2500, 2000),
+    "many tokens for one slot": (2500, 1),
+}
+
+
+def run_appends(rng):
+    for fmt in (cache_write.V32, cache_write.MODEL1):
+        for name, (n, slots) in APPEND.items():
+            cache = cache_write.fp8_cache(rng, fmt, -(-slots // 7), 7)
+            test = cache_write.AppendKernelTest()
+            test.implementation = "cuda"
+            test.check(fmt, cache, *cache_write.tokens(rng, fmt, (n,)), rng.integers(-3, slots + 3, n))
+            print(f"append, {fmt.name}, {name}: right")
+        test = cache_write.QuantizeKernelTest()
+        test.implementation = "cuda"
+        latent, rope = cache_write.tokens(rng, fmt, (5, 7), jnp.float32)
+        got = test.quantize(latent, rope, fmt)
+        np.testing.assert_array_equal(got, cache_write.pages_of(fmt, latent, rope))
+        print(f"quantize, {fmt.name}: right")
+
+
 def run_calls():
-    if not all(module.HAS_KERNEL for module in (dense, mha, sparse_decode, sparse_prefill)):
+    if not all(module.HAS_KERNEL for module in (cache_write, dense, mha, sparse_decode, sparse_prefill)):
         raise SystemExit("no GPU here has the kernels")
     rng = np.random.default_rng(0)
     for name, (options, change) in DENSE_DECODE.items():
@@ -129,6 +155,7 @@ def run_calls():
         results = _ffi.sparse_backward(*problem.operands(), scale=problem.scale)
         sparse_backward.SparseBackwardTest().assert_right(problem, [np.asarray(x) for x in results])
         print(f"sparse backward, {name}: right")
+    run_appends(rng)
 
 
 def run_under(tool):

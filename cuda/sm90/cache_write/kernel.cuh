@@ -17,9 +17,24 @@
 namespace jax_flash_mla::cache_write_sm90 {
 
 inline constexpr float kE4m3Max = 448.0f, kLeastScale = 1e-4f;
-inline constexpr uint32_t kInfinityBits = 0x7F800000, kNaNCodes = 0x7F7F7F7F;
+inline constexpr uint32_t kInfinityBits = 0x7F800000;
 
-// 16 values of any type, from a place aligned to 16 bytes.
+// 16 values of two bytes each, from a place aligned to 16 bytes.
+template <typename Element>
+__device__ __forceinline__ void unpack_values(float (&x)[kLaneValues], const void* source) {
+#pragma unroll
+  for (int i = 0; i < kLaneValues / 8; ++i) {
+    const uint4 eight = __ldg(static_cast<const uint4*>(source) + i);
+    const uint32_t pairs[4] = {eight.x, eight.y, eight.z, eight.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float2 two = device::unpack<Element>(pairs[j]);
+      x[8 * i + 2 * j] = two.x, x[8 * i + 2 * j + 1] = two.y;
+    }
+  }
+}
+
+// The same of any type.
 __device__ __forceinline__ void load_values(float (&x)[kLaneValues], const void* values, int64_t first,
                                             FloatType type) {
   if (type == FloatType::kFp32) {
@@ -31,17 +46,11 @@ __device__ __forceinline__ void load_values(float (&x)[kLaneValues], const void*
     }
     return;
   }
-  const auto* source = reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(values) + first);
-#pragma unroll
-  for (int i = 0; i < kLaneValues / 8; ++i) {
-    const uint4 eight = __ldg(source + i);
-    const uint32_t pairs[4] = {eight.x, eight.y, eight.z, eight.w};
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const float2 two =
-          type == FloatType::kBf16 ? device::unpack<__nv_bfloat16>(pairs[j]) : device::unpack<__half>(pairs[j]);
-      x[8 * i + 2 * j] = two.x, x[8 * i + 2 * j + 1] = two.y;
-    }
+  const void* const source = static_cast<const uint16_t*>(values) + first;
+  if (type == FloatType::kBf16) {
+    unpack_values<__nv_bfloat16>(x, source);
+  } else {
+    unpack_values<__half>(x, source);
   }
 }
 
@@ -80,7 +89,7 @@ __device__ __forceinline__ float divide(float x, float y, float reciprocal) {
   return quotient;
 }
 
-// Four quotients as codes, saturated.
+// Four quotients as codes, saturated; 0x7F for NaN.
 __device__ __forceinline__ uint32_t codes_of(float a, float b, float c, float d) {
   const uint32_t low = __nv_cvt_float2_to_fp8x2(make_float2(a, b), __NV_SATFINITE, __NV_E4M3);
   const uint32_t high = __nv_cvt_float2_to_fp8x2(make_float2(c, d), __NV_SATFINITE, __NV_E4M3);
@@ -152,14 +161,14 @@ __global__ void __launch_bounds__(kThreads) cache_write_kernel(const __grid_cons
     if (lane % kGroupLanes == 0) reinterpret_cast<uint32_t*>(place.scales)[group] = bits;
   }
 
-  // --- Codes.
-  const float y = __uint_as_float(scale), reciprocal = __frcp_rn(y);
+  // --- Codes. What is not finite makes all quotients of its group NaN.
+  const float y = __uint_as_float(scale), reciprocal = is_finite ? __frcp_rn(y) : device::kNaN;
 #pragma unroll
   for (int i = 0; i < kLaneValues; ++i) x[i] = divide(x[i], y, reciprocal);
   uint32_t codes[kLaneValues / 4];
 #pragma unroll
   for (int i = 0; i < kLaneValues / 4; ++i) {
-    codes[i] = is_finite ? codes_of(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]) : kNaNCodes;
+    codes[i] = codes_of(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]);
   }
   if (has_values) {
     // Where pages hold an odd number of tokens theirs are aligned to 8 bytes.
