@@ -4,6 +4,7 @@ Nothing is timed here: a recorder that makes up times stands in for CUPTI.
 """
 
 import contextlib
+import importlib.util
 import io
 import json
 import pathlib
@@ -11,6 +12,7 @@ import re
 import sys
 import tempfile
 import types
+import unittest
 from unittest import mock
 
 import jax
@@ -18,9 +20,20 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from jax_flash_mla._bench import agreement, command, presets, recording, references, report, roofline, session, timing
+from jax_flash_mla._bench import (
+    agreement,
+    command,
+    curves,
+    pictures,
+    presets,
+    recording,
+    references,
+    report,
+    roofline,
+    session,
+    timing,
+)
 from jax_flash_mla._bench import operands as make
-from jax_flash_mla._bench.presets import Peer, Row, Target
 from jax_flash_mla._bench.problems import (
     DenseDecode,
     Mha,
@@ -30,14 +43,19 @@ from jax_flash_mla._bench.problems import (
     SparseDecode,
     SparsePrefill,
 )
+from jax_flash_mla._bench.rows import Peer, Row, Target
 from jax_flash_mla._bench.segments import Activity, MeasurementError, busy, span, split
+from jax_flash_mla._bench.sweeps import SWEEPS
 
 SMALL = (
     ("dense_decode", DenseDecode(2, 2, 4, 100, varlen=True, causal=True)),
     ("dense_decode_metadata", DenseDecode(2, 1, 4, 100, metadata_each_call=True)),
     ("sparse_decode", SparseDecode(2, 2, 4, 8, 128)),
+    ("sparse_decode_planar", SparseDecode(2, 1, 4, 8, 128, planar=True, extra_topk=20)),
     ("sparse_prefill", SparsePrefill(6, 40, 4, 8)),
+    ("sparse_prefill_valid", SparsePrefill(6, 40, 4, 8, valid=50)),
     ("mha", Mha(192, 128, 2, 16, 2, True)),
+    ("mha_grouped", Mha(128, 128, 2, 16, 4, False, h_kv=2)),
     ("mha_backward", MhaBackward(192, 128, 2, 16, 2, True)),
     ("sparse_backward", SparseBackward(6, 40, 4, 8)),
     ("quantize", Quantize(100)),
@@ -51,9 +69,12 @@ class CountingTest(parameterized.TestCase):
         ("dense_causal", DenseDecode(2, 3, 4, 64, causal=True), 2 * 2 * 3 * 4 * 64 * 1088),
         ("sparse", SparseDecode(2, 3, 4, 5, 64), 2 * 2 * 3 * 4 * 5 * 1088),
         ("prefill", SparsePrefill(7, 64, 4, 5), 2 * 7 * 4 * 5 * 1088),
+        ("sparse_planar", SparseDecode(2, 3, 4, 5, 64, planar=True, extra_topk=6), 2 * 2 * 3 * 4 * 11 * 1024),
         ("prefill_512", SparsePrefill(7, 64, 4, 5, 512), 2 * 7 * 4 * 5 * 1024),
+        ("prefill_valid", SparsePrefill(7, 64, 4, 20, valid=10), 2 * 7 * 4 * 2 * 1088),
         ("mha", Mha(192, 128, 2, 8, 3, False), 2 * 2 * 3 * 64 * 320),
         ("mha_causal", Mha(192, 128, 2, 8, 3, True), 2 * 3 * 64 * 320),
+        ("mha_grouped", Mha(192, 128, 2, 8, 4, False, h_kv=1), 2 * 2 * 4 * 64 * 320),
         ("mha_backward", MhaBackward(192, 128, 2, 8, 3, False), 2 * 2 * 3 * 64 * (576 + 256)),
         ("mha_backward_causal", MhaBackward(128, 128, 2, 8, 3, True), 2 * 3 * 64 * (384 + 256)),
         ("sparse_backward", SparseBackward(7, 64, 4, 5), 2 * 7 * 4 * 5 * (1728 + 1024)),
@@ -68,7 +89,10 @@ class CountingTest(parameterized.TestCase):
         # Chosen tokens and their indices for each query.
         ("sparse", SparseDecode(2, 3, 4, 5, 64), 6 * 5 * (656 + 4) + 24 * (1152 + 1024 + 4)),
         ("prefill", SparsePrefill(7, 64, 4, 5), 7 * 5 * (1152 + 4) + 28 * (1152 + 1024 + 8)),
+        ("sparse_planar", SparseDecode(2, 3, 4, 5, 64, True, 6), 6 * 11 * (584 + 4) + 24 * (1024 + 1024 + 4)),
+        ("prefill_valid", SparsePrefill(7, 64, 4, 20, valid=10), 7 * (2 * 1152 + 20 * 4) + 28 * (1152 + 1024 + 8)),
         ("mha", Mha(192, 128, 2, 8, 3, True), 48 * (384 * 2 + 256 * 2 + 4)),
+        ("mha_grouped", Mha(192, 128, 2, 8, 4, True, h_kv=2), 16 * (4 * (640 + 4) + 2 * 640)),
         ("mha_backward", MhaBackward(192, 128, 2, 8, 3, True), 48 * (384 * 4 + 256 * 4 + 4)),
         (
             "sparse_backward",
@@ -103,7 +127,7 @@ class CountingTest(parameterized.TestCase):
 
 class PresetsTest(parameterized.TestCase):
     def test_every_row_of_the_tables(self):
-        sizes = {name: len(rows) for name, rows in presets.PRESETS.items()}
+        sizes = {name: len(rows) for name, rows in presets.PRESETS.items() if name not in SWEEPS}
         self.assertEqual(
             sizes,
             dict(
@@ -114,17 +138,28 @@ class PresetsTest(parameterized.TestCase):
                 mha_backward=8,
                 sparse_backward=4,
                 quantize=2,
-                sweep=5 * 6 * 4 * 3,
             ),
         )
-        self.assertEqual(presets.TABLES, tuple(name for name in sizes if name != "sweep"))
+        self.assertEqual(presets.TABLES, tuple(sizes))
+        self.assertEqual(
+            {name: len(rows) for name, rows in SWEEPS.items()},
+            dict(
+                sweep_dense_decode=5 * 6 * 4 * 3,
+                sweep_sparse_decode=5 * 5 * 6 + 4,
+                sweep_sparse_prefill=4 * 4 * 4 + 3 * 2,
+                sweep_sparse_backward=4 * 4,
+                sweep_mha_forward=2 * 3 * 2 * 2 * 4,
+                sweep_mha_backward=2 * 3 * 2 * 2 * 4,
+            ),
+        )
 
     @parameterized.parameters(*presets.PRESETS)
     def test_rows(self, preset):
         rows = presets.PRESETS[preset]
         self.assertLen({row.name for row in rows}, len(rows))
         for row in rows:
-            if preset == "sweep":
+            if preset in SWEEPS:
+                self.assertEqual(f"sweep_{row.problem.family}", preset)
                 self.assertEqual((row.peers, row.target), ((), None))
                 continue
             self.assertEqual(row.problem.family, preset)
@@ -135,7 +170,7 @@ class PresetsTest(parameterized.TestCase):
                 for peer in row.peers:
                     self.assertGreater(row.target.value, getattr(peer, row.target.of))
 
-    @parameterized.parameters(*presets.TABLES)
+    @parameterized.parameters(*presets.PRESETS)
     def test_the_support_table_takes_the_facts(self, preset):
         import jax_flash_mla as fm
 
@@ -463,8 +498,6 @@ class SessionTest(parameterized.TestCase):
             self.assertIn("Nothing can be timed here", out)
 
     def test_plot(self):
-        import importlib.util
-
         if importlib.util.find_spec("matplotlib") is None:
             with tempfile.TemporaryDirectory() as folder:
                 self.assertIn("matplotlib is missing", self.run_session(folder)[1])
@@ -482,6 +515,32 @@ class SessionTest(parameterized.TestCase):
             path.write_text(json.dumps({"rows": []}))
             with self.assertRaisesRegex(ValueError, "no rows"):
                 roofline.plot(path, picture)
+
+    @unittest.skipUnless(importlib.util.find_spec("matplotlib"), "matplotlib is missing")
+    @parameterized.parameters(*SWEEPS)
+    def test_curves(self, preset):
+        """Every row is a point of a curve."""
+        share = dict(median=0.5)
+        rows = [
+            dict(
+                preset=preset, row=row.name, family=row.problem.family, ran="cuda", flop=1.0, bytes=1, tflops=1.0,
+                times=dict(cublas=share, read=None, cublas_tflops=800.0, read_gbs=None), peers=[],
+            )
+            for row in SWEEPS[preset]
+        ]  # fmt: skip
+        panels = curves._panels(rows)
+        points = [point for panel in panels.values() for line in panel.values() for point in line]
+        self.assertLen(points, len(rows))
+        self.assertEqual({share for _, share in points}, {0.5})
+        for panel in panels.values():
+            for line in panel.values():
+                self.assertLen({size for size, _ in line}, len(line))
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "sweep.json")
+            path.write_text(json.dumps(dict(rows=rows, machine=dict(cards=["card"]), date="2026-01-01T00")))
+            drawn = pictures.draw(path)
+            self.assertEqual([x.name for x in drawn], ["sweep.png", "sweep-curves.png"])
+            self.assertTrue(all(x.read_bytes()[:4] == b"\x89PNG" for x in drawn))
 
 
 class CommandTest(parameterized.TestCase):
@@ -516,10 +575,12 @@ class CommandTest(parameterized.TestCase):
         self.assertIn("skipped: 0", out)
 
     def test_skips_are_reported(self):
-        status, out = self.run_command("sweep", "--match", "b=256 sq=1 hq=128", "--dry-run", "--memory-gib", "20")
+        status, out = self.run_command(
+            "sweep_dense_decode", "--match", "b=256 sq=1 hq=128", "--dry-run", "--memory-gib", "20"
+        )
         self.assertEqual(status, 0)
         self.assertIn("skipped: 1", out)
-        self.assertIn("sweep/b=256 sq=1 hq=128 sk=65536: needs 37", out)
+        self.assertIn("sweep_dense_decode/b=256 sq=1 hq=128 sk=65536: needs 37", out)
 
     def test_sizes_of_ones_own(self):
         sizes = "batch=3 s_q=2 h_q=8 s_k=200 causal=true"
@@ -532,7 +593,7 @@ class CommandTest(parameterized.TestCase):
     @parameterized.parameters(
         ("all", "--size=h=1", "--size needs one operation, of dense_decode"),
         ("dense_decode", "mha_forward", "--size=h=1", "--size needs one operation"),
-        ("mha_forward", "--size=b=1", "mha_forward has no size 'b'; it has d_qk, d_v, batch, s, h, causal."),
+        ("mha_forward", "--size=b=1", "mha_forward has no size 'b'; it has d_qk, d_v, batch, s, h, causal, h_kv."),
         ("mha_forward", "--size=s=-1", "s must be a positive number, got '-1'."),
         ("mha_forward", "--size=causal=1", "causal must be true or false, got '1'."),
         ("mha_forward", "--size=s=1 h=2", "mha_forward needs d_qk, d_v, batch, causal in 's=1 h=2'."),

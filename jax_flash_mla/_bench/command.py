@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m jax_flash_mla bench",
         description="Times operations on an NVIDIA GPU, each as a share of what cuBLAS and a streaming read do in the "
-        "same round, and writes a table, a JSON file and a roofline. `bench plot FILE` draws a file again. The "
+        "same round, and writes a table, a JSON file and pictures. `bench plot FILE` draws a file again. The "
         "protocol is in docs/benchmarks.md. Exit status 1 where a result is wrong or a measurement fails, 2 for a bad "
         "argument or where there is no GPU.",
         epilog="Examples: `bench dense_decode` times the table of dense decode. `bench mha_forward --size 'd_qk=192 "
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         "needs no GPU.",
     )
     add = made.add_argument
-    add("presets", nargs="+", choices=(*presets.PRESETS, "all"), help="which tables; all is every one but sweep")
+    add("presets", nargs="+", choices=(*presets.PRESETS, "all"), help="which tables; all is every one but sweeps")
     add("--size", action="append", default=[], metavar="SIZES", help=SIZE_HELP)
     add("--match", metavar="REGEX", default="", help="only rows whose name it is found in")
     add("--out", type=pathlib.Path, default=RESULTS, metavar="DIR", help="for files (default: benchmarks/results)")
@@ -49,13 +49,13 @@ def parser() -> argparse.ArgumentParser:
 
 def plot_command(argv: list[str]) -> int:
     """``plot FILE ...``: draws each file beside itself."""
-    from jax_flash_mla._bench import roofline
+    from jax_flash_mla._bench import pictures
 
-    made = argparse.ArgumentParser(prog="python -m jax_flash_mla bench plot", description=roofline.__doc__)
+    made = argparse.ArgumentParser(prog="python -m jax_flash_mla bench plot", description=pictures.__doc__)
     made.add_argument("files", nargs="+", type=pathlib.Path)
     for path in made.parse_args(argv).files:
-        roofline.plot(path, path.with_suffix(".png"))
-        print(path.with_suffix(".png"))
+        for picture in pictures.draw(path):
+            print(picture)
     return 0
 
 

@@ -31,10 +31,9 @@ def normal(key, shape: tuple[int, ...], dtype=jnp.bfloat16):
     return drawn.reshape(shape)
 
 
-@functools.partial(jax.jit, static_argnames=("num_pages", "page_size"))
-def v32_cache(key, num_pages: int, page_size: int):
-    """Quantised standard normal tokens: uint8 [num_pages, page_size, 1, 656]."""
-    fmt = fm.KVCacheFormat.V32
+@functools.partial(jax.jit, static_argnames=("fmt", "num_pages", "page_size"))
+def fp8_cache(key, fmt: fm.KVCacheFormat, num_pages: int, page_size: int):
+    """Quantised standard normal tokens: uint8 [num_pages, page_size, 1, fmt.bytes_per_token]."""
     pieces = _pieces(num_pages)
     tokens = (num_pages // pieces, page_size)
 

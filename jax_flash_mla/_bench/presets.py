@@ -7,7 +7,6 @@ Peers' shares are of cuBLAS, or of a streaming read, in the same rounds on the s
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 from jax_flash_mla._bench.problems import (
     DenseDecode,
@@ -19,6 +18,8 @@ from jax_flash_mla._bench.problems import (
     SparseDecode,
     SparsePrefill,
 )
+from jax_flash_mla._bench.rows import Peer, Row, Target
+from jax_flash_mla._bench.sweeps import SWEEPS
 
 PROVENANCE = {
     "card": "one NVIDIA H200 (700 W), driver 580.159, CUDA 13.0",
@@ -28,44 +29,6 @@ PROVENANCE = {
     "cuDNN": "9.19, PyTorch",
     "cudnn-frontend": "1.32, CuTe DSL, PyTorch",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Peer:
-    """What another library reaches.
-
-    Attributes:
-      name: a key of ``PROVENANCE``.
-      cublas: share of the rate of cuBLAS.
-      read: share of the rate of a streaming read, where memory is the limit.
-      ms: time of a call, where it is known.
-    """
-
-    name: str
-    cublas: float
-    read: float | None = None
-    ms: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """What a row is to reach: at least a share of ``"cublas"`` or ``"read"``, or at most so many ``"us"``."""
-
-    of: str
-    value: float
-
-    def __str__(self):
-        return f"≤ {self.value:g} µs" if self.of == "us" else f"{self.of} {self.value:.2f}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of a table; ``name`` is unique within the preset."""
-
-    name: str
-    problem: Problem
-    peers: tuple[Peer, ...] = ()
-    target: Target | None = None
 
 
 def _dense(batch, s_q, h_q, s_k, ms, cublas, read, of, target, **options):
@@ -167,13 +130,6 @@ QUANTIZE = tuple(
     for name, planar in (("V32", False), ("MODEL1", True))
 )
 
-SWEEP = tuple(
-    Row(f"b={batch} sq={s_q} hq={h_q} sk={s_k}", DenseDecode(batch, s_q, h_q, s_k))
-    for h_q, batch, s_k, s_q in itertools.product(
-        (8, 16, 32, 64, 128), (1, 4, 16, 64, 128, 256), (1024, 4096, 16384, 65536), (1, 2, 4)
-    )
-)
-
 PRESETS: dict[str, tuple[Row, ...]] = {
     "dense_decode": DENSE_DECODE,
     "sparse_decode": SPARSE_DECODE,
@@ -182,10 +138,9 @@ PRESETS: dict[str, tuple[Row, ...]] = {
     "mha_backward": MHA_BACKWARD,
     "sparse_backward": SPARSE_BACKWARD,
     "quantize": QUANTIZE,
-    "sweep": SWEEP,
-}
+} | SWEEPS
 # What "all" stands for: the rows that are to reach something.
-TABLES = tuple(name for name in PRESETS if name != "sweep")
+TABLES = tuple(name for name in PRESETS if name not in SWEEPS)
 
 # What can be timed at sizes of one's own.
 OPERATIONS: dict[str, type[Problem]] = {

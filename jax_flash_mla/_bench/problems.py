@@ -79,6 +79,10 @@ def _nbytes(tree) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
+def _layout(planar: bool) -> fm.KVCacheFormat:
+    return fm.KVCacheFormat.MODEL1 if planar else fm.KVCacheFormat.V32
+
+
 def _keys(seed: int, n: int):
     return jax.random.split(jax.random.key(seed), n)
 
@@ -149,9 +153,11 @@ class DenseDecode(Problem):
 
 @dataclasses.dataclass(frozen=True)
 class SparseDecode(Problem):
-    """Decode over topk chosen tokens of a paged FP8 cache in the V32 layout, pages of 64 tokens.
+    """Decode over topk chosen tokens of a paged FP8 cache, pages of 64 tokens.
 
-    Each request has s_k tokens of its own in the pool; each query chooses among them.
+    Each request has s_k tokens of its own in the pool; each query chooses among them. With
+    ``extra_topk`` it chooses as many in a second cache like the first. The layout is V32, or
+    MODEL1 where scales lie apart.
     """
 
     batch: int
@@ -159,10 +165,16 @@ class SparseDecode(Problem):
     h_q: int
     topk: int
     s_k: int
+    planar: bool = False
+    extra_topk: int = 0
 
     family = operation = "sparse_decode"
     reads_memory = True
-    fmt = fm.KVCacheFormat.V32
+
+    @property
+    def fmt(self) -> fm.KVCacheFormat:
+        """The layout."""
+        return _layout(self.planar)
 
     def facts(self):
         fmt = self.fmt
@@ -170,45 +182,53 @@ class SparseDecode(Problem):
         return dict(dtype=jnp.bfloat16, kv_format=fmt, **shapes)
 
     def flop(self):
-        return 2.0 * self.batch * self.s_q * self.h_q * self.topk * (self.fmt.d_qk + self.fmt.d_v)
+        keys = self.topk + self.extra_topk
+        return 2.0 * self.batch * self.s_q * self.h_q * keys * (self.fmt.d_qk + self.fmt.d_v)
 
     def bytes(self):
         queries = self.batch * self.s_q
-        chosen = queries * self.topk * (self.fmt.bytes_per_token + INT32)
+        chosen = queries * (self.topk + self.extra_topk) * (self.fmt.bytes_per_token + INT32)
         return chosen + queries * self.h_q * ((self.fmt.d_qk + self.fmt.d_v) * BF16 + FLOAT32)
 
     def operands(self, seed):
-        q_key, cache_key, chosen_key = _keys(seed, 3)
-        lengths = np.full((self.batch,), self.s_k, np.int32)
-        table = make.random_pages(np.random.default_rng(seed), lengths, PAGE_SIZE)
-        tokens = make.distinct_tokens(chosen_key, self.batch * self.s_q, self.s_k, self.topk)
-        tokens = tokens.reshape(self.batch, self.s_q, self.topk)
-        pages = jnp.asarray(table)[jnp.arange(self.batch)[:, None, None], tokens // PAGE_SIZE]
+        q_key, first_key, second_key = _keys(seed, 3)
+        q = make.normal(q_key, (self.batch, self.s_q, self.h_q, self.fmt.d_qk))
         metadata = jax.jit(fm.get_mla_metadata, static_argnums=(1, 2, 3, 4, 5))(
-            jnp.asarray(lengths), self.s_q * self.h_q, 1, self.h_q, True, self.topk
+            jnp.full((self.batch,), self.s_k, jnp.int32), self.s_q * self.h_q, 1, self.h_q, True, self.topk
         )
-        return (
-            make.normal(q_key, (self.batch, self.s_q, self.h_q, self.fmt.d_qk)),
-            make.v32_cache(cache_key, table.size, PAGE_SIZE),
-            pages * PAGE_SIZE + tokens % PAGE_SIZE,
-            *metadata,
-        )
+        second = self._cache(second_key, seed + 1, self.extra_topk) if self.extra_topk else ()
+        return (q, *metadata, *self._cache(first_key, seed, self.topk), *second)
 
-    def call(self, implementation, q, cache, indices, metadata, splits):
+    def _cache(self, key, seed, topk):
+        """A cache and the slots chosen in it."""
+        cache_key, chosen_key = jax.random.split(key)
+        table = make.random_pages(np.random.default_rng(seed), np.full((self.batch,), self.s_k, np.int32), PAGE_SIZE)
+        tokens = make.distinct_tokens(chosen_key, self.batch * self.s_q, self.s_k, topk)
+        tokens = tokens.reshape(self.batch, self.s_q, topk)
+        pages = jnp.asarray(table)[jnp.arange(self.batch)[:, None, None], tokens // PAGE_SIZE]
+        cache = make.fp8_cache(cache_key, self.fmt, table.size, PAGE_SIZE)
+        return cache, pages * PAGE_SIZE + tokens % PAGE_SIZE
+
+    def call(self, implementation, q, metadata, splits, cache, indices, *second):
+        options = dict(zip(("extra_k_cache", "extra_indices_in_kvcache"), second))
         return fm.flash_mla_with_kvcache(
-            q, cache, None, None, D_V, metadata, splits, False, True, indices, implementation=implementation
+            q, cache, None, None, D_V, metadata, splits, False, True, indices, implementation=implementation, **options
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class SparsePrefill(Problem):
-    """Prefill over topk chosen tokens of a bfloat16 pool of s_kv."""
+    """Prefill over topk chosen tokens of a bfloat16 pool of s_kv.
+
+    Of the indices ``valid`` per cent name a token, in no order; the others count for nothing.
+    """
 
     s_q: int
     s_kv: int
     h_q: int
     topk: int
     d_qk: int = 576
+    valid: int = 100
 
     family = operation = "sparse_prefill"
 
@@ -216,10 +236,13 @@ class SparsePrefill(Problem):
         return dict(dtype=jnp.bfloat16, h_q=self.h_q, d_qk=self.d_qk, d_v=D_V, topk=self.topk)
 
     def flop(self):
-        return 2.0 * self.s_q * self.h_q * self.topk * (self.d_qk + D_V)
+        return 2.0 * self.s_q * self.h_q * self._chosen() * (self.d_qk + D_V)
+
+    def _chosen(self) -> int:
+        return self.topk * self.valid // 100
 
     def _chosen_bytes(self) -> int:
-        return self.s_q * self.topk * (self.d_qk * BF16 + INT32)
+        return self.s_q * (self._chosen() * self.d_qk * BF16 + self.topk * INT32)
 
     def bytes(self):
         # q; out, max_logits and lse.
@@ -229,6 +252,9 @@ class SparsePrefill(Problem):
     def operands(self, seed):
         q_key, kv_key, chosen_key = _keys(seed, 3)
         chosen = make.distinct_tokens(chosen_key, self.s_q, self.s_kv, self.topk)
+        if self.valid < 100:
+            order = jax.random.permutation(jax.random.key(seed + 1), self.topk)
+            chosen = jnp.where(order < self._chosen(), chosen, -1)
         return (
             make.normal(q_key, (self.s_q, self.h_q, self.d_qk)),
             make.normal(kv_key, (self.s_kv, 1, self.d_qk)),
@@ -241,7 +267,7 @@ class SparsePrefill(Problem):
 
 @dataclasses.dataclass(frozen=True)
 class Mha(Problem):
-    """Multi-head attention of a batch without padding, as many key heads as query heads."""
+    """Multi-head attention of a batch without padding; as many key heads as query heads, where ``h_kv`` is 0."""
 
     d_qk: int
     d_v: int
@@ -249,12 +275,16 @@ class Mha(Problem):
     s: int
     h: int
     causal: bool
+    h_kv: int = 0
 
     family = "mha_forward"
     operation = "mha"
 
     def facts(self):
-        return dict(dtype=jnp.bfloat16, h_q=self.h, h_kv=self.h, d_qk=self.d_qk, d_v=self.d_v)
+        return dict(dtype=jnp.bfloat16, h_q=self.h, h_kv=self._key_heads(), d_qk=self.d_qk, d_v=self.d_v)
+
+    def _key_heads(self) -> int:
+        return self.h_kv or self.h
 
     def _pairs(self) -> float:
         return self.batch * self.h * float(self.s) ** 2 * (0.5 if self.causal else 1.0)
@@ -263,14 +293,14 @@ class Mha(Problem):
         return 2 * self._pairs() * (self.d_qk + self.d_v)
 
     def bytes(self):
-        # q, k; v, out; lse.
-        return self.batch * self.s * self.h * (2 * (self.d_qk + self.d_v) * BF16 + FLOAT32)
+        # q, out, lse; k, v.
+        dims = self.d_qk + self.d_v
+        return self.batch * self.s * (self.h * (dims * BF16 + FLOAT32) + self._key_heads() * dims * BF16)
 
     def operands(self, seed):
         keys = _keys(seed, 3)
-        return tuple(
-            make.normal(key, (self.batch, self.s, self.h, d)) for key, d in zip(keys, (self.d_qk, self.d_qk, self.d_v))
-        )
+        sizes = ((self.h, self.d_qk), (self._key_heads(), self.d_qk), (self._key_heads(), self.d_v))
+        return tuple(make.normal(key, (self.batch, self.s, *size)) for key, size in zip(keys, sizes))
 
     def call(self, implementation, q, k, v):
         return fm.flash_attn_func(q, k, v, causal=self.causal, implementation=implementation)
@@ -320,8 +350,9 @@ class MhaBackward(Backward, Mha):
         return 2 * self._pairs() * (3 * self.d_qk + 2 * self.d_v)
 
     def bytes(self):
-        # q, k, dq, dk; v, out, d_out, dv; lse.
-        return self.batch * self.s * self.h * (4 * (self.d_qk + self.d_v) * BF16 + FLOAT32)
+        # q, dq, out, d_out, lse; k, dk, v, dv.
+        dims = self.d_qk + self.d_v
+        return self.batch * self.s * (self.h * (2 * dims * BF16 + FLOAT32) + self._key_heads() * 2 * dims * BF16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,7 +363,7 @@ class SparseBackward(Backward, SparsePrefill):
     num_gradients = 2
 
     def flop(self):
-        return 2.0 * self.s_q * self.h_q * self.topk * (3 * self.d_qk + 2 * D_V)
+        return 2.0 * self.s_q * self.h_q * self._chosen() * (3 * self.d_qk + 2 * D_V)
 
     def bytes(self):
         # q, dq; out, d_out; lse; dkv.
@@ -342,7 +373,7 @@ class SparseBackward(Backward, SparsePrefill):
 
 @dataclasses.dataclass(frozen=True)
 class Quantize(Problem):
-    """Bfloat16 tokens into pages of 64 of an FP8 cache."""
+    """Bfloat16 tokens into pages of 64 of an FP8 cache: V32, or MODEL1 where scales lie apart."""
 
     tokens: int
     planar: bool = False
@@ -352,8 +383,8 @@ class Quantize(Problem):
 
     @property
     def fmt(self) -> fm.KVCacheFormat:
-        """V32, or MODEL1 where scales lie apart."""
-        return fm.KVCacheFormat.MODEL1 if self.planar else fm.KVCacheFormat.V32
+        """The layout."""
+        return _layout(self.planar)
 
     def facts(self):
         return dict(dtype=jnp.bfloat16, page_size=PAGE_SIZE, kv_format=self.fmt)

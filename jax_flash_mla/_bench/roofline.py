@@ -25,13 +25,13 @@ def plot(results: pathlib.Path, picture: pathlib.Path) -> None:
     their time.
 
     Raises:
-      ValueError: the file has no rows.
+      ValueError: the file has no rows that compute anything.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     contents = json.loads(results.read_text())
-    rows = contents["rows"]
+    rows = [row for row in contents["rows"] if row["flop"]]
     if not rows:
         raise ValueError(f"{results.name} has no rows to plot.")
     figure = Figure(figsize=(9, 6), layout="constrained")

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import jax_flash_mla as fm
-from jax_flash_mla._bench import agreement, presets, references, report, roofline
+from jax_flash_mla._bench import agreement, pictures, presets, references, report
 from jax_flash_mla._bench.presets import Row
 from jax_flash_mla._bench.problems import Problem
 from jax_flash_mla._bench.segments import MeasurementError
@@ -145,11 +145,11 @@ def _finish(console: Console, found: report.Report, path: pathlib.Path) -> int:
     console.print(f"results: {path}", markup=False)
     if found.results:
         try:
-            roofline.plot(path, path.with_suffix(".png"))
+            drawn = pictures.draw(path)
         except ImportError:
-            console.print('no roofline: matplotlib is missing (pip install "jax-flash-mla[bench]").', markup=False)
+            console.print('no pictures: matplotlib is missing (pip install "jax-flash-mla[bench]").', markup=False)
         else:
-            console.print(f"roofline: {path.with_suffix('.png')}", markup=False)
+            console.print(f"pictures: {', '.join(map(str, drawn))}", markup=False)
     return 1 if found.failed else 0
 
 
