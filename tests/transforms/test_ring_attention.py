@@ -269,8 +269,8 @@ class EdgesTest(OperationTest):
         def single(k):
             return fm.flash_attn_func(q, jnp.concatenate([k] * 4, axis=1), jnp.concatenate([v] * 4, axis=1))
 
-        got = jax.grad(lambda k: loss(k, lambda k: mapped(q, k, v)))(k)
-        want = jax.grad(lambda k: loss(k, single))(k)
+        got = jax.jit(jax.grad(lambda k: loss(k, lambda k: mapped(q, k, v))))(k)
+        want = jax.jit(jax.grad(lambda k: loss(k, single)))(k)
         self.assert_close(got, np.asarray(want, np.float64), arithmetic=GRADIENT_ARITHMETIC)
 
     @parameterized.product(causal=[False, True], layout=sharding.LAYOUTS)
@@ -336,7 +336,7 @@ class EdgesTest(OperationTest):
                     found.append((lengths[0] * lengths[1]).sum())
                 return jnp.stack(found)[None]
 
-            return jax.shard_map(local, mesh=self.cp, in_specs=TOKENS, out_specs=P("cp"))(q)
+            return jax.jit(jax.shard_map(local, mesh=self.cp, in_specs=TOKENS, out_specs=P("cp")))(q)
 
         np.testing.assert_array_equal(pairs("zigzag"), np.full((n, n - 1), t * t // 2))
         want = [[t * t if device >= step else 0 for step in range(1, n)] for device in range(n)]
