@@ -37,7 +37,7 @@ nb::dict targets() {
   cuda["jax_flash_mla.dense_decode.v1"] = stages(jax_flash_mla_dense_decode, jax_flash_mla_dense_decode_initialize);
   cuda["jax_flash_mla.mha_backward.v1"] = stages(jax_flash_mla_mha_backward, jax_flash_mla_mha_backward_initialize);
   cuda["jax_flash_mla.mha.v1"] = stages(jax_flash_mla_mha_forward, jax_flash_mla_mha_forward_initialize);
-  cuda["jax_flash_mla.sparse_backward.v1"] =
+  cuda["jax_flash_mla.sparse_backward.v2"] =
       stages(jax_flash_mla_sparse_backward, jax_flash_mla_sparse_backward_initialize);
   cuda["jax_flash_mla.sparse_decode.v1"] = stages(jax_flash_mla_sparse_decode, jax_flash_mla_sparse_decode_initialize);
   cuda["jax_flash_mla.sparse_prefill.v1"] =
@@ -49,7 +49,7 @@ nb::dict targets() {
   cpu["jax_flash_mla.dense_decode.v1"] = stages(jax_flash_mla_dense_decode_host);
   cpu["jax_flash_mla.mha_backward.v1"] = stages(jax_flash_mla_mha_backward_host);
   cpu["jax_flash_mla.mha.v1"] = stages(jax_flash_mla_mha_forward_host);
-  cpu["jax_flash_mla.sparse_backward.v1"] = stages(jax_flash_mla_sparse_backward_host);
+  cpu["jax_flash_mla.sparse_backward.v2"] = stages(jax_flash_mla_sparse_backward_host);
   cpu["jax_flash_mla.sparse_decode.v1"] = stages(jax_flash_mla_sparse_decode_host);
   cpu["jax_flash_mla.sparse_prefill.v1"] = stages(jax_flash_mla_sparse_prefill_host);
   all["cpu"] = cpu;

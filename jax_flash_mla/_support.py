@@ -45,9 +45,39 @@ def _decode_workspace(operation: str, d_v: int) -> tuple[jax.ShapeDtypeStruct, .
     )
 
 
+# Most bytes of rows of gradients of keys; and how many tiles of heads an H200 does at once: chunks of a multiple leave no
+# multiprocessor without work, and any other chunk is right as well.
+MOST_ROW_BYTES = 1 << 30
+TILES_AT_ONCE = 132
+
+
+def _rows_workspace(s_q, h_q, topk, d_qk, dtype) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Rows of gradients of keys, of a chunk of query tokens: of each tile of heads one for every index.
+
+    Raises:
+      NotImplementedError: a query token has more of them than there may be.
+    """
+    most = MOST_ROW_BYTES // (d_qk * jnp.dtype(dtype).itemsize)
+    if any(check.is_symbolic(size) for size in (s_q, h_q, topk)):
+        return (jax.ShapeDtypeStruct((most, d_qk), dtype),)
+    tiles = -(-h_q // SIZES["sparse_prefill"]["tile_rows"])
+    if tiles * topk > most:
+        raise NotImplementedError(
+            f"deterministic=True needs topk to be at most {most // tiles} with {h_q} heads of {d_qk} dimensions, got {topk}."
+        )
+    at_once = most // max(topk, 1)
+    if at_once >= TILES_AT_ONCE:
+        at_once -= at_once % TILES_AT_ONCE
+    rows = min(s_q, max(at_once // tiles, 1)) * tiles * topk
+    return (jax.ShapeDtypeStruct((rows, d_qk), dtype),)
+
+
 # Scratch of a call: more results, whose sizes follow from shapes and constants alone, so that a compiled program fits
 # every device.
-WORKSPACES = {name: functools.partial(_decode_workspace, name) for name in ("dense_decode", "sparse_decode")}
+WORKSPACES = {
+    **{name: functools.partial(_decode_workspace, name) for name in ("dense_decode", "sparse_decode")},
+    "sparse_backward": _rows_workspace,
+}
 
 
 class Limit(NamedTuple):

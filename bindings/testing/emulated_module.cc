@@ -46,7 +46,7 @@ nb::dict targets() {
   cpu["jax_flash_mla.dense_decode.v1.emulated"] = dense_decode;
   cpu["jax_flash_mla.mha_backward.v1.emulated"] = mha_backward;
   cpu["jax_flash_mla.mha.v1.emulated"] = mha_forward;
-  cpu["jax_flash_mla.sparse_backward.v1.emulated"] = sparse_backward;
+  cpu["jax_flash_mla.sparse_backward.v2.emulated"] = sparse_backward;
   cpu["jax_flash_mla.sparse_decode.v1.emulated"] = sparse_decode;
   cpu["jax_flash_mla.sparse_prefill.v1.emulated"] = sparse_prefill;
   nb::dict all;

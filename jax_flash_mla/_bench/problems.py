@@ -218,6 +218,9 @@ class SparsePrefill(Problem):
     def flop(self):
         return 2.0 * self.s_q * self.h_q * self.topk * (self.d_qk + D_V)
 
+    def _options(self) -> dict:
+        return {}
+
     def _chosen_bytes(self) -> int:
         return self.s_q * self.topk * (self.d_qk * BF16 + INT32)
 
@@ -236,7 +239,7 @@ class SparsePrefill(Problem):
         )
 
     def call(self, implementation, q, kv, indices):
-        return fm.flash_mla_sparse_fwd(q, kv, indices, self.d_qk**-0.5, D_V, implementation=implementation)
+        return fm.flash_mla_sparse_fwd(q, kv, indices, self.d_qk**-0.5, D_V, implementation=implementation, **self._options())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,6 +334,8 @@ class SparseBackward(Backward, SparsePrefill):
     family = "sparse_backward"
     num_gradients = 2
 
+    deterministic: bool = False
+
     def flop(self):
         return 2.0 * self.s_q * self.h_q * self.topk * (3 * self.d_qk + 2 * D_V)
 
@@ -338,3 +343,6 @@ class SparseBackward(Backward, SparsePrefill):
         # q, dq; out, d_out; lse; dkv.
         rows = self.s_q * self.h_q * (2 * (self.d_qk + D_V) * BF16 + FLOAT32)
         return self._chosen_bytes() + rows + self.s_kv * self.d_qk * BF16
+
+    def _options(self):
+        return dict(deterministic=self.deterministic)
