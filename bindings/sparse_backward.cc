@@ -136,19 +136,19 @@ template <typename Binding>
 auto with_signature(Binding binding) {
   return std::move(binding)
       .template Attr<float>("scale")
-      .template Arg<ffi::AnyBuffer>()             // q
-      .template Arg<ffi::AnyBuffer>()             // kv
-      .template Arg<ffi::Buffer<ffi::S32, 2>>()   // indices
-      .template Arg<ffi::Buffer<ffi::S32, 1>>()   // topk_length
-      .template Arg<ffi::AnyBuffer>()             // d_out
-      .template Arg<ffi::Buffer<ffi::F32, 2>>()   // lse
-      .template Arg<ffi::Buffer<ffi::F32, 2>>()   // share
-      .template Arg<ffi::Buffer<ffi::F32, 2>>()   // delta
-      .template Arg<ffi::Buffer<ffi::S32, 1>>()   // order
-      .template Arg<ffi::Buffer<ffi::S32, 1>>()   // starts
-      .template Ret<ffi::AnyBuffer>()             // d_q
-      .template Ret<ffi::Buffer<ffi::F32, 2>>()   // d_kv
-      .template Ret<ffi::AnyBuffer>();            // rows
+      .template Arg<ffi::AnyBuffer>()            // q
+      .template Arg<ffi::AnyBuffer>()            // kv
+      .template Arg<ffi::Buffer<ffi::S32, 2>>()  // indices
+      .template Arg<ffi::Buffer<ffi::S32, 1>>()  // topk_length
+      .template Arg<ffi::AnyBuffer>()            // d_out
+      .template Arg<ffi::Buffer<ffi::F32, 2>>()  // lse
+      .template Arg<ffi::Buffer<ffi::F32, 2>>()  // share
+      .template Arg<ffi::Buffer<ffi::F32, 2>>()  // delta
+      .template Arg<ffi::Buffer<ffi::S32, 1>>()  // order
+      .template Arg<ffi::Buffer<ffi::S32, 1>>()  // starts
+      .template Ret<ffi::AnyBuffer>()            // d_q
+      .template Ret<ffi::Buffer<ffi::F32, 2>>()  // d_kv
+      .template Ret<ffi::AnyBuffer>();           // rows
 }
 
 #ifdef JAX_FLASH_MLA_TESTING

@@ -166,7 +166,7 @@ def flash_mla_sparse_fwd(
         static argument, or a bool for ``sm_scale``.
       ValueError: shapes that do not fit together, or a value that is not allowed.
       NotImplementedError: ``implementation="cuda"`` where no kernel runs these arguments; or,
-        when differentiated with ``deterministic``, more indices than its kernels sort.
+        when differentiated with ``deterministic``, 2³¹ indices or more in all.
 
     Differentiable in q, kv and attn_sink, through out and lse, in reverse mode; the
     gradient of max_logits is zero. The gradient of kv sums over queries in float32. The
@@ -193,6 +193,7 @@ def flash_mla_sparse_fwd(
         dtype=q.dtype,
         **{name: shapes[name] for name in ("h_q", "d_qk", "topk")},
         d_v=d_v,
+        deterministic=deterministic,
     )
     out, max_logits, lse = ATTENTION(
         Config(d_v, scale, lse_base, deterministic, chosen),

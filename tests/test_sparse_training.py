@@ -31,7 +31,10 @@ class Model:
             index_key=(WIDTH, INDEX_DIM),
         )
         return [
-            {name: normal(rng, shape, jnp.float32) * float(np.prod(shape[:-1])) ** -0.5 for name, shape in shapes.items()}
+            {
+                name: normal(rng, shape, jnp.float32) * float(np.prod(shape[:-1])) ** -0.5
+                for name, shape in shapes.items()
+            }
             | {"sink": normal(rng, (HEADS,), jnp.float32)}
             for _ in range(2)
         ]

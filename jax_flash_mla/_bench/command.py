@@ -31,7 +31,12 @@ def parser() -> argparse.ArgumentParser:
         "needs no GPU.",
     )
     add = made.add_argument
-    add("presets", nargs="+", choices=(*presets.PRESETS, "all"), help="which tables; all is every one but sweep")
+    add(
+        "presets",
+        nargs="+",
+        choices=(*presets.PRESETS, "all"),
+        help="which tables; all is every one but deterministic and sweep",
+    )
     add("--size", action="append", default=[], metavar="SIZES", help=SIZE_HELP)
     add("--match", metavar="REGEX", default="", help="only rows whose name it is found in")
     add("--out", type=pathlib.Path, default=RESULTS, metavar="DIR", help="for files (default: benchmarks/results)")

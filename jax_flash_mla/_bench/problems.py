@@ -239,7 +239,8 @@ class SparsePrefill(Problem):
         )
 
     def call(self, implementation, q, kv, indices):
-        return fm.flash_mla_sparse_fwd(q, kv, indices, self.d_qk**-0.5, D_V, implementation=implementation, **self._options())
+        options = dict(implementation=implementation, **self._options())
+        return fm.flash_mla_sparse_fwd(q, kv, indices, self.d_qk**-0.5, D_V, **options)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """The sparse backward kernel in the emulator: one small case for each of its features."""
 
+import concurrent.futures
 import functools
+import multiprocessing
 import os
 import unittest
 from unittest import mock
@@ -121,6 +123,14 @@ class SparseBackwardEmulatedTest(SparseBackwardTest):
 TWO_QUERY_TOKENS = 2 * 130 * 576 * 2
 
 
+def _on_device(sms, threads):
+    """Bits of gradients, of kv in one order and in any, on a device of so many multiprocessors."""
+    settings = {"JAX_FLASH_MLA_EMULATOR_SMS": str(sms), "JAX_FLASH_MLA_EMULATOR_THREADS": str(threads)}
+    with mock.patch.dict(os.environ, settings):
+        problem = Problem(np.random.default_rng(4), s_q=9, s_kv=40, topk=70, lengths=[70, 0, 33], h_q=128)
+        return [bits(run(problem, np.nan, emulated=True)) for run in (run_ordered, run_poisoned)]
+
+
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
 class OrderedEmulatedTest(SparseBackwardTest):
     """Sums in one order: right, and the same bits whatever was there before and whoever comes first."""
@@ -163,16 +173,19 @@ class OrderedEmulatedTest(SparseBackwardTest):
             self.check(Problem(np.random.default_rng(3), **options))
 
     def test_any_number_of_multiprocessors(self):
-        """Other thread blocks have other work, and come in another order: one after another, or all at once."""
-        problem = Problem(np.random.default_rng(4), s_q=9, s_kv=40, topk=70, lengths=[70, 0, 33], h_q=128)
-        results = []
-        for sms, threads in ((1, 1), (3, 2), (16, 2)):
-            settings = {"JAX_FLASH_MLA_EMULATOR_SMS": str(sms), "JAX_FLASH_MLA_EMULATOR_THREADS": str(threads)}
-            with mock.patch.dict(os.environ, settings):
-                results.append(bits(run_ordered(problem, np.nan, emulated=True)))
-        for other in results[1:]:
-            for x, y in zip(results[0], other, strict=True):
+        """Other thread blocks have other work, and it is done in another order: sums in any order show it."""
+        settings = [(1, 1), (3, 1), (16, 2), (3, 2)]
+        context = multiprocessing.get_context("spawn")  # a process asks for the device once
+        ordered, others = [], []
+        for setting in settings:
+            with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+                one, other = pool.submit(_on_device, *setting).result()
+            ordered.append(one)
+            others.append(other)
+        for one in ordered[1:]:
+            for x, y in zip(ordered[0], one, strict=True):
                 np.testing.assert_array_equal(x, y)
+        self.assertTrue(any((others[0][1] != other[1]).any() for other in others[1:]))
 
     def test_nan_stays_with_its_query_tokens(self):
         """A query token whose cotangent is NaN spoils the keys that it chose, and no others."""
@@ -187,7 +200,9 @@ class OrderedEmulatedTest(SparseBackwardTest):
     def test_places_are_those_of_the_public_function(self):
         """``deterministic`` asks for the sums in one order, and for nothing else."""
         problem = Problem(np.random.default_rng(6), s_q=3, s_kv=50, h_q=4, topk=70, lengths=[70, 0, 30])
-        q, kv, indices, lengths = (jnp.asarray(x) for x in (problem.q, problem.kv, problem.indices, problem.topk_length))
+        q, kv, indices, lengths = (
+            jnp.asarray(x) for x in (problem.q, problem.kv, problem.indices, problem.topk_length)
+        )
 
         def gradients(deterministic, implementation):
             def loss(q, kv):
@@ -234,11 +249,19 @@ class OrderOfPlacesTest(parameterized.TestCase):
         with self.assertRaisesRegex(NotImplementedError, "deterministic=True needs at most 2147483647 indices in all"):
             jax.eval_shape(lambda x: order_of_places(x, None, 5), jax.ShapeDtypeStruct((2**21, 1024), jnp.int32))
         with self.assertRaisesRegex(NotImplementedError, "needs topk to be at most 466033 with 128 heads of 576"):
-            _support.WORKSPACES["sparse_backward"](1, 128, 466034, 576, jnp.bfloat16)
+            _support.WORKSPACES["sparse_prefill"](1, 128, 466034, 576, jnp.bfloat16)
+        for topk, reason in ((466033, None), (466034, "such that rows of a query token fit 1073741824 bytes")):
+            facts = dict(dtype=jnp.bfloat16, h_q=128, d_qk=576, d_v=512, topk=topk)
+            self.assertNotIn("rows", _support.supports("sparse_prefill", arch="sm90", **facts) or "")
+            got = _support.supports("sparse_prefill", arch="sm90", **facts, deterministic=True)
+            self.assertIn(reason or "", got or "")
+            self.assertEqual("rows" in (got or ""), reason is not None)
 
-    @parameterized.parameters((4096, 128, 2048), (1, 1, 1), (2**20, 64, 2048), (300, 128, 466033), (7, 64, 0), (0, 3, 5))
+    @parameterized.parameters(
+        (4096, 128, 2048), (1, 1, 1), (2**20, 64, 2048), (300, 128, 466033), (7, 64, 0), (0, 3, 5)
+    )
     def test_scratch_is_bounded(self, s_q, h_q, topk):
-        (rows,) = _support.WORKSPACES["sparse_backward"](s_q, h_q, topk, 576, jnp.bfloat16)
+        (rows,) = _support.WORKSPACES["sparse_prefill"](s_q, h_q, topk, 576, jnp.bfloat16)
         self.assertLessEqual(rows.size * 2, 1 << 30)
         if s_q * topk:
             self.assertGreaterEqual(rows.shape[0], -(-h_q // 64) * topk)

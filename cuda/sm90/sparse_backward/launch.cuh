@@ -13,9 +13,10 @@ template <typename Element, int DimQK>
 cudaError_t initialize() {
   using Any = Config<Element, DimQK, false>;
   using Ordered = Config<Element, DimQK, true>;
-  for (const cudaError_t error : {device::prepare(sparse_backward_kernel<Any>, sizeof(typename Any::SharedStorage)),
-                                  device::prepare(sparse_backward_kernel<Ordered>, sizeof(typename Ordered::SharedStorage)),
-                                  device::prepare(sum_rows_kernel<Ordered>, 0)}) {
+  for (const cudaError_t error :
+       {device::prepare(sparse_backward_kernel<Any>, sizeof(typename Any::SharedStorage)),
+        device::prepare(sparse_backward_kernel<Ordered>, sizeof(typename Ordered::SharedStorage)),
+        device::prepare(sum_rows_kernel<Ordered>, 0)}) {
     if (error != cudaSuccess) return error;
   }
   return cudaSuccess;
