@@ -14,6 +14,7 @@ from jax_flash_mla._stage import Pool
 from jax_flash_mla.reference import sparse
 from jax_flash_mla.reference import sparse_prefill as reference
 from jax_flash_mla.reference.softmax import sink_gradient, sink_per_problem
+from jax_flash_mla.reference.tiles import nonempty
 
 
 def _kernel(config, **operands):
@@ -60,8 +61,27 @@ def order_of_places(indices, topk_length, size):
         lengths = jnp.where((topk_length >= 0) & (topk_length <= topk), topk_length, 0)
         counts &= jnp.arange(topk, dtype=jnp.int32) < lengths[:, None]
     tokens, order = sparse.order_by_id(jnp.where(counts, indices, size).reshape(-1))
-    every = _vma.vary_like(jnp.arange(size + 1, dtype=jnp.int32), tokens)
-    return order, jnp.searchsorted(tokens, every).astype(jnp.int32)
+    return order, _first_places(tokens, size)
+
+
+def _first_places(tokens, size):
+    """Where 0 … size would stand in ``tokens``, which ascend: int32 [size + 1].
+
+    ``jnp.searchsorted`` does not know dimension variables.
+    """
+    steps = 31 if check.is_symbolic(tokens.shape[0]) else tokens.shape[0].bit_length()
+    wanted = jnp.arange(size + 1, dtype=jnp.int32)
+    begin, end = jnp.zeros_like(wanted), jnp.full_like(wanted, tokens.shape[0])
+    tokens = nonempty(tokens)
+
+    def halve(_, bounds):
+        begin, end = bounds
+        middle = begin + (end - begin) // 2
+        is_behind = tokens.at[middle].get(mode="clip") < wanted
+        is_open = begin < end
+        return jnp.where(is_open & is_behind, middle + 1, begin), jnp.where(is_open & ~is_behind, middle, end)
+
+    return jax.lax.fori_loop(0, steps, halve, _vma.vary_like((begin, end), tokens))[0]
 
 
 def _backward_kernel(config, q, kv, indices, topk_length, attn_sink, out, lse, d_out, d_lse):
