@@ -179,17 +179,18 @@ class OrderedTest(SparseBackwardTest):
     def test_public_function(self, implementation):
         problem = Problem(np.random.default_rng(9), s_q=200, s_kv=100, h_q=16, topk=300)
         q, kv, indices = (jnp.asarray(x) for x in (problem.q, problem.kv[:, None], problem.indices[:, None]))
+        sink = jnp.asarray(np.random.default_rng(10).standard_normal(16, np.float32))
 
         @jax.jit
-        def gradients(q, kv):
-            def loss(q, kv):
-                options = dict(deterministic=True, implementation=implementation)
+        def gradients(q, kv, sink):
+            def loss(q, kv, sink):
+                options = dict(attn_sink=sink, deterministic=True, implementation=implementation)
                 return fm.flash_mla_sparse_fwd(q, kv, indices, 0.05, **options)[0].astype(jnp.float32).sum()
 
-            return jax.grad(loss, argnums=(0, 1))(q, kv)
+            return jax.grad(loss, argnums=(0, 1, 2))(q, kv, sink)
 
         with loaded_device():
-            first, *others = [[np.asarray(x) for x in gradients(q, kv)] for _ in range(5)]
+            first, *others = [[np.asarray(x) for x in gradients(q, kv, sink)] for _ in range(5)]
         self.assertTrue(all(same_bits(first, other) for other in others))
 
 
