@@ -156,7 +156,7 @@ def sparse_backward_with_scratch(
     if order is None:
         order = starts = jnp.zeros((0,), jnp.int32)
     else:
-        scratch = _support.WORKSPACES["sparse_prefill"](s_q, h_q, indices.shape[1], d, q.dtype)
+        scratch = _support.WORKSPACES["sparse_backward"](s_q, h_q, indices.shape[1], d, q.dtype)
     results = (jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct(kv.shape, jnp.float32), *scratch)
     call = jax.ffi.ffi_call(SPARSE_BACKWARD + (EMULATED_SUFFIX if emulated else ""), results)
     operands = (q, kv, indices, topk_length, d_out, lse, share, delta, order, starts)

@@ -77,7 +77,7 @@ def _rows_workspace(s_q, h_q, topk, d_qk, dtype) -> tuple[jax.ShapeDtypeStruct, 
 # every device.
 WORKSPACES = {
     **{name: functools.partial(_decode_workspace, name) for name in ("dense_decode", "sparse_decode")},
-    "sparse_prefill": _rows_workspace,  # of its gradients
+    "sparse_backward": _rows_workspace,  # the gradients of sparse prefill
 }
 
 

@@ -249,7 +249,7 @@ class OrderOfPlacesTest(parameterized.TestCase):
         with self.assertRaisesRegex(NotImplementedError, "deterministic=True needs at most 2147483647 indices in all"):
             jax.eval_shape(lambda x: order_of_places(x, None, 5), jax.ShapeDtypeStruct((2**21, 1024), jnp.int32))
         with self.assertRaisesRegex(NotImplementedError, "needs topk to be at most 466033 with 128 heads of 576"):
-            _support.WORKSPACES["sparse_prefill"](1, 128, 466034, 576, jnp.bfloat16)
+            _support.WORKSPACES["sparse_backward"](1, 128, 466034, 576, jnp.bfloat16)
         for topk, reason in ((466033, None), (466034, "such that rows of a query token fit 1073741824 bytes")):
             facts = dict(dtype=jnp.bfloat16, h_q=128, d_qk=576, d_v=512, topk=topk)
             self.assertNotIn("rows", _support.supports("sparse_prefill", arch="sm90", **facts) or "")
@@ -261,7 +261,7 @@ class OrderOfPlacesTest(parameterized.TestCase):
         (4096, 128, 2048), (1, 1, 1), (2**20, 64, 2048), (300, 128, 466033), (7, 64, 0), (0, 3, 5)
     )
     def test_scratch_is_bounded(self, s_q, h_q, topk):
-        (rows,) = _support.WORKSPACES["sparse_prefill"](s_q, h_q, topk, 576, jnp.bfloat16)
+        (rows,) = _support.WORKSPACES["sparse_backward"](s_q, h_q, topk, 576, jnp.bfloat16)
         self.assertLessEqual(rows.size * 2, 1 << 30)
         if s_q * topk:
             self.assertGreaterEqual(rows.shape[0], -(-h_q // 64) * topk)
