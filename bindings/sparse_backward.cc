@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
 #include <utility>
 
 #include "bindings/checks.h"
@@ -41,7 +42,9 @@ struct Call {
 ffi::ErrorOr<Call> read_call(float scale, ffi::AnyBuffer q, ffi::AnyBuffer kv, ffi::Buffer<ffi::S32, 2> indices,
                              ffi::Buffer<ffi::S32, 1> topk_length, ffi::AnyBuffer d_out, ffi::Buffer<ffi::F32, 2> lse,
                              ffi::Buffer<ffi::F32, 2> share, ffi::Buffer<ffi::F32, 2> delta,
-                             ffi::Result<ffi::AnyBuffer> d_q, ffi::ResultBuffer<ffi::F32, 2> d_kv) {
+                             ffi::Buffer<ffi::S32, 1> order, ffi::Buffer<ffi::S32, 1> starts,
+                             ffi::Result<ffi::AnyBuffer> d_q, ffi::ResultBuffer<ffi::F32, 2> d_kv,
+                             ffi::Result<ffi::AnyBuffer> rows) {
   const auto refused = [](const auto&... parts) { return ffi::Unexpected(refuse(kOperation, parts...)); };
   const Sizes q_sizes = q.dimensions(), kv_sizes = kv.dimensions(), d_out_sizes = d_out.dimensions();
   const Sizes index_sizes = indices.dimensions(), length_sizes = topk_length.dimensions();
@@ -49,9 +52,10 @@ ffi::ErrorOr<Call> read_call(float scale, ffi::AnyBuffer q, ffi::AnyBuffer kv, f
     return refused("q and d_out must have three dimensions and kv two, got ", listed(q_sizes), ", ",
                    listed(d_out_sizes), " and ", listed(kv_sizes));
   }
-  for (const ffi::DataType type : {kv.element_type(), d_out.element_type(), d_q->element_type()}) {
+  for (const ffi::DataType type :
+       {kv.element_type(), d_out.element_type(), d_q->element_type(), rows->element_type()}) {
     if (type == q.element_type()) continue;
-    return refused("kv, d_out and d_q must have q's element type, ", q.element_type(), ", got ", type);
+    return refused("kv, d_out, d_q and scratch must have q's element type, ", q.element_type(), ", got ", type);
   }
   const auto operands = [&] {
     return "q " + listed(q_sizes) + ", kv " + listed(kv_sizes) + ", indices " + listed(index_sizes) + ", topk_length " +
@@ -77,6 +81,16 @@ ffi::ErrorOr<Call> read_call(float scale, ffi::AnyBuffer q, ffi::AnyBuffer kv, f
     return refused("the shapes do not fit together, got ", operands(), ", d_q ", listed(d_q->dimensions()), ", d_kv ",
                    listed(d_kv->dimensions()));
   }
+  const int64_t tiles = (h_q + kSparseBackwardTileRows - 1) / kSparseBackwardTileRows;
+  const int64_t query_rows = tiles * index_sizes[1], places = s_q * index_sizes[1];
+  const bool is_ordered = order.element_count() > 0;
+  const int64_t chunk = query_rows > 0 ? int64_t(rows->element_count()) / q_sizes[2] / query_rows : 0;
+  if (is_ordered && (int64_t(order.element_count()) != places || places > std::numeric_limits<int32_t>::max() ||
+                     int64_t(starts.element_count()) != kv_sizes[0] + 1 || chunk < 1)) {
+    return refused("order, starts and scratch must have ", places, ", ", kv_sizes[0] + 1, " and at least ",
+                   query_rows * q_sizes[2], " elements, got ", order.element_count(), ", ", starts.element_count(),
+                   " and ", rows->element_count());
+  }
 
   Call call;
   call.type = q.element_type();
@@ -93,6 +107,10 @@ ffi::ErrorOr<Call> read_call(float scale, ffi::AnyBuffer q, ffi::AnyBuffer kv, f
   params.delta = delta.typed_data();
   params.d_q = d_q->untyped_data();
   params.d_kv = d_kv->typed_data();
+  params.order = is_ordered ? order.typed_data() : nullptr;
+  params.starts = starts.typed_data();
+  params.rows = rows->untyped_data();
+  params.chunk = int32_t(std::min<int64_t>(chunk, s_q));
   params.s_q = int32_t(s_q);
   params.h_q = int32_t(h_q);
   params.s_kv = int32_t(kv_sizes[0]);
@@ -118,16 +136,19 @@ template <typename Binding>
 auto with_signature(Binding binding) {
   return std::move(binding)
       .template Attr<float>("scale")
-      .template Arg<ffi::AnyBuffer>()             // q
-      .template Arg<ffi::AnyBuffer>()             // kv
-      .template Arg<ffi::Buffer<ffi::S32, 2>>()   // indices
-      .template Arg<ffi::Buffer<ffi::S32, 1>>()   // topk_length
-      .template Arg<ffi::AnyBuffer>()             // d_out
-      .template Arg<ffi::Buffer<ffi::F32, 2>>()   // lse
-      .template Arg<ffi::Buffer<ffi::F32, 2>>()   // share
-      .template Arg<ffi::Buffer<ffi::F32, 2>>()   // delta
-      .template Ret<ffi::AnyBuffer>()             // d_q
-      .template Ret<ffi::Buffer<ffi::F32, 2>>();  // d_kv
+      .template Arg<ffi::AnyBuffer>()            // q
+      .template Arg<ffi::AnyBuffer>()            // kv
+      .template Arg<ffi::Buffer<ffi::S32, 2>>()  // indices
+      .template Arg<ffi::Buffer<ffi::S32, 1>>()  // topk_length
+      .template Arg<ffi::AnyBuffer>()            // d_out
+      .template Arg<ffi::Buffer<ffi::F32, 2>>()  // lse
+      .template Arg<ffi::Buffer<ffi::F32, 2>>()  // share
+      .template Arg<ffi::Buffer<ffi::F32, 2>>()  // delta
+      .template Arg<ffi::Buffer<ffi::S32, 1>>()  // order
+      .template Arg<ffi::Buffer<ffi::S32, 1>>()  // starts
+      .template Ret<ffi::AnyBuffer>()            // d_q
+      .template Ret<ffi::Buffer<ffi::F32, 2>>()  // d_kv
+      .template Ret<ffi::AnyBuffer>();           // rows
 }
 
 #ifdef JAX_FLASH_MLA_TESTING

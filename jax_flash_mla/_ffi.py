@@ -157,7 +157,21 @@ def quantize(latent, rope, *, fmt: KVCacheFormat, power_of_two_scales: bool, emu
     return _vma.vary_like((call(latent, rope, power_of_two_scales=np.bool_(power_of_two_scales)),), latent)[0]
 
 
-def sparse_backward(q, kv, indices, topk_length, d_out, lse, share, delta, *, scale: float, emulated: bool = False):
+def sparse_backward_with_scratch(
+    q,
+    kv,
+    indices,
+    topk_length,
+    d_out,
+    lse,
+    share,
+    delta,
+    order=None,
+    starts=None,
+    *,
+    scale: float,
+    emulated: bool = False,
+):
     """Gradients of sparse prefill by the kernel of the device.
 
     Args:
@@ -168,16 +182,31 @@ def sparse_backward(q, kv, indices, topk_length, d_out, lse, share, delta, *, sc
       lse, share, delta: float32 [s_q, h_q]. With p = exp(score − lse), the gradient of a
         score is p · (share · (d_out · v) − delta), and a value's is the sum of
         share · p · d_out.
+      order, starts: int32 [s_q · topk] and [s_kv + 1]: the places of indices by the token
+        that they name, those of a token ascending, and where each token's begin: gradients
+        of kv are summed in that order. None: in any order.
       scale: as in ``flash_mla_sparse_fwd``.
       emulated: whether to run the kernel for GPUs on the CPU; in test builds alone.
 
     Returns:
-      d_q [s_q, h_q, d] of q's dtype; d_kv float32 [s_kv, d].
+      d_q [s_q, h_q, d] of q's dtype; d_kv float32 [s_kv, d]; then the scratch, which means
+      nothing to the caller: rows of gradients of keys.
     """
-    results = (jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct(kv.shape, jnp.float32))
+    s_q, h_q, d = q.shape
+    scratch = (jax.ShapeDtypeStruct((0, d), q.dtype),)
+    if order is None:
+        order = starts = jnp.zeros((0,), jnp.int32)
+    else:
+        scratch = _support.WORKSPACES["sparse_backward"](s_q, h_q, indices.shape[1], d, q.dtype)
+    results = (jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct(kv.shape, jnp.float32), *scratch)
     call = jax.ffi.ffi_call(SPARSE_BACKWARD + (EMULATED_SUFFIX if emulated else ""), results)
-    operands = (q, kv, indices, topk_length, d_out, lse, share, delta)
+    operands = (q, kv, indices, topk_length, d_out, lse, share, delta, order, starts)
     return _vma.vary_like(tuple(call(*operands, scale=np.float32(scale))), q)
+
+
+def sparse_backward(*operands, **options):
+    """The results of ``sparse_backward_with_scratch`` without the scratch."""
+    return sparse_backward_with_scratch(*operands, **options)[:2]
 
 
 def sparse_decode_with_scratch(

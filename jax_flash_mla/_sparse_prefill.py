@@ -7,13 +7,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jax_flash_mla import _ffi, _support
+from jax_flash_mla import _ffi, _support, _vma
 from jax_flash_mla import _validation as check
 from jax_flash_mla._derivative import attention
 from jax_flash_mla._stage import Pool
 from jax_flash_mla.reference import sparse
 from jax_flash_mla.reference import sparse_prefill as reference
 from jax_flash_mla.reference.softmax import sink_gradient, sink_per_problem
+from jax_flash_mla.reference.tiles import nonempty
 
 
 def _kernel(config, **operands):
@@ -31,6 +32,58 @@ def _kernel(config, **operands):
     )
 
 
+# Places of indices are counted in int32.
+MOST_PLACES = 2**31 - 1
+
+
+def order_of_places(indices, topk_length, size):
+    """Where the indices stand that name a token, for sums in one order.
+
+    Args:
+      indices: int32 [s_q, topk]; topk_length: int32 [s_q] or None.
+      size: number of tokens.
+
+    Returns:
+      order: int32 [s_q · topk], the places of the tokens' indices, token by token, those of
+        a token ascending; behind them those of indices that do not count.
+      starts: int32 [size + 1], where each token's begin.
+
+    Raises:
+      NotImplementedError: there are more places than int32 counts.
+    """
+    n, topk = indices.shape
+    if not check.is_symbolic(n * topk) and n * topk > MOST_PLACES:
+        raise NotImplementedError(
+            f"deterministic=True needs at most {MOST_PLACES} indices in all, got {n} query tokens with {topk}."
+        )
+    counts = (indices >= 0) & (indices < size)
+    if topk_length is not None:
+        lengths = jnp.where((topk_length >= 0) & (topk_length <= topk), topk_length, 0)
+        counts &= jnp.arange(topk, dtype=jnp.int32) < lengths[:, None]
+    tokens, order = sparse.order_by_id(jnp.where(counts, indices, size).reshape(-1))
+    return order, _first_places(tokens, size)
+
+
+def _first_places(tokens, size):
+    """Where 0 … size would stand in ``tokens``, which ascend: int32 [size + 1].
+
+    ``jnp.searchsorted`` does not know dimension variables.
+    """
+    steps = 31 if check.is_symbolic(tokens.shape[0]) else tokens.shape[0].bit_length()
+    wanted = jnp.arange(size + 1, dtype=jnp.int32)
+    begin, end = jnp.zeros_like(wanted), jnp.full_like(wanted, tokens.shape[0])
+    tokens = nonempty(tokens)
+
+    def halve(_, bounds):
+        begin, end = bounds
+        middle = begin + (end - begin) // 2
+        is_behind = tokens.at[middle].get(mode="clip") < wanted
+        is_open = begin < end
+        return jnp.where(is_open & is_behind, middle + 1, begin), jnp.where(is_open & ~is_behind, middle, end)
+
+    return jax.lax.fori_loop(0, steps, halve, _vma.vary_like((begin, end), tokens))[0]
+
+
 def _backward_kernel(config, q, kv, indices, topk_length, attn_sink, out, lse, d_out, d_lse):
     """``reference.backward`` by the custom call; what is of rows alone by XLA."""
     unit = reference.LOG2_E if config.lse_base == 2 else 1.0
@@ -38,6 +91,7 @@ def _backward_kernel(config, q, kv, indices, topk_length, attn_sink, out, lse, d
     sound = sparse.all_sound([reference.source_of(kv, indices, topk_length)], q.shape[0])
     sinks = sink_per_problem(attn_sink, q.shape[0])
     share, delta, d_sinks = sparse.row_terms(sound, sinks, out, lse, d_out)
+    ordered = order_of_places(indices, topk_length, kv.shape[0]) if config.deterministic else ()
     d_q, d_kv = _ffi.sparse_backward(
         q,
         kv,
@@ -47,6 +101,7 @@ def _backward_kernel(config, q, kv, indices, topk_length, attn_sink, out, lse, d
         lse,
         share,
         share * delta - d_lse,
+        *ordered,
         scale=config.scale,
         emulated=config.implementation == _support.EMULATED,
     )
@@ -78,11 +133,22 @@ class Config:
     d_v: int
     scale: float
     lse_base: int | str
+    deterministic: bool
     implementation: str
 
 
 def flash_mla_sparse_fwd(
-    q, kv, indices, sm_scale, d_v=512, *, attn_sink=None, topk_length=None, lse_base=2, implementation=None
+    q,
+    kv,
+    indices,
+    sm_scale,
+    d_v=512,
+    *,
+    attn_sink=None,
+    topk_length=None,
+    lse_base=2,
+    deterministic=False,
+    implementation=None,
 ):
     """Attention of each query token over the key tokens that its indices name.
 
@@ -102,6 +168,9 @@ def flash_mla_sparse_fwd(
       topk_length: int32 [s_q]; only so many leading indices of a query token count.
       lse_base: static; 2 (FlashMLA's published contract) or "e": the unit of
         ``max_logits`` and ``lse``.
+      deterministic: static bool; whether gradients must be equal bit for bit from run to
+        run. On a GPU the gradient of kv is then a sum in one order, which takes longer and
+        up to 1 GiB; the kernel rounds each addend to q's dtype.
       implementation: static; None (a kernel where there is one, else XLA), "cuda" or
         "xla".
 
@@ -116,7 +185,8 @@ def flash_mla_sparse_fwd(
       TypeError: a wrong dtype, an argument that is not an array, a traced value for a
         static argument, or a bool for ``sm_scale``.
       ValueError: shapes that do not fit together, or a value that is not allowed.
-      NotImplementedError: ``implementation="cuda"`` where no kernel runs these arguments.
+      NotImplementedError: ``implementation="cuda"`` where no kernel runs these arguments; or,
+        when differentiated with ``deterministic``, 2³¹ indices or more in all.
 
     Differentiable in q, kv and attn_sink, through out and lse, in reverse mode; the
     gradient of max_logits is zero. The gradient of kv sums over queries in float32. The
@@ -126,6 +196,7 @@ def flash_mla_sparse_fwd(
     scale = check.static_scale("sm_scale", sm_scale)
     d_v = check.static_int("d_v", d_v, 1)
     lse_base = check.static_choice("lse_base", lse_base, (2, "e"))
+    deterministic = check.static_bool("deterministic", deterministic)
     shapes = check.Shapes()
     q = shapes.array("q", q, "s_q h_q d_qk", check.FLOATS)
     kv = shapes.array("kv", kv, "s_kv 1 d_qk", check.FLOATS)
@@ -142,9 +213,10 @@ def flash_mla_sparse_fwd(
         dtype=q.dtype,
         **{name: shapes[name] for name in ("h_q", "d_qk", "topk")},
         d_v=d_v,
+        deterministic=deterministic,
     )
     out, max_logits, lse = ATTENTION(
-        Config(d_v, scale, lse_base, chosen),
+        Config(d_v, scale, lse_base, deterministic, chosen),
         q=q,
         kv=kv[:, 0],
         indices=indices[:, 0],

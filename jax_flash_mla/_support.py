@@ -46,9 +46,40 @@ def _decode_workspace(operation: str, d_v: int) -> tuple[jax.ShapeDtypeStruct, .
     )
 
 
+# Most bytes of rows of gradients of keys; and how many tiles of heads an H200 does at once: chunks of a multiple leave
+# no multiprocessor without work, and any other chunk is right as well.
+MOST_ROW_BYTES = 1 << 30
+TILES_AT_ONCE = 132
+
+
+def _rows_workspace(s_q, h_q, topk, d_qk, dtype) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Rows of gradients of keys, of a chunk of query tokens: of each tile of heads one for every index.
+
+    Raises:
+      NotImplementedError: a query token has more of them than there may be.
+    """
+    most = MOST_ROW_BYTES // (d_qk * jnp.dtype(dtype).itemsize)
+    if any(check.is_symbolic(size) for size in (s_q, h_q, topk)):
+        return (jax.ShapeDtypeStruct((most, d_qk), dtype),)
+    tiles = -(-h_q // SIZES["sparse_prefill"]["tile_rows"])
+    if tiles * topk > most:
+        raise NotImplementedError(
+            f"deterministic=True needs topk to be at most {most // tiles} with {h_q} heads of {d_qk} dimensions, "
+            f"got {topk}."
+        )
+    at_once = most // max(topk, 1)
+    if at_once >= TILES_AT_ONCE:
+        at_once -= at_once % TILES_AT_ONCE
+    rows = min(s_q, max(at_once // tiles, 1)) * tiles * topk
+    return (jax.ShapeDtypeStruct((rows, d_qk), dtype),)
+
+
 # Scratch of a call: more results, whose sizes follow from shapes and constants alone, so that a compiled program fits
 # every device.
-WORKSPACES = {name: functools.partial(_decode_workspace, name) for name in ("dense_decode", "sparse_decode")}
+WORKSPACES = {
+    **{name: functools.partial(_decode_workspace, name) for name in ("dense_decode", "sparse_decode")},
+    "sparse_backward": _rows_workspace,  # the gradients of sparse prefill
+}
 
 
 class Limit(NamedTuple):
@@ -67,6 +98,13 @@ class Limit(NamedTuple):
 
 def _one_of(name: str, *values) -> Limit:
     return Limit((name,), lambda value: value in values, f"one of {', '.join(map(str, values))}")
+
+
+def _rows_of_a_token_fit(h_q, d_qk, topk, deterministic) -> bool:
+    if not deterministic or check.is_symbolic(topk) or check.is_symbolic(h_q):
+        return True
+    tiles = -(-h_q // SIZES["sparse_prefill"]["tile_rows"])
+    return tiles * topk <= MOST_ROW_BYTES // (d_qk * 2)
 
 
 # Rows of a request are counted in int32, up to the end of the last tile.
@@ -94,6 +132,11 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
         _one_of("dtype", "bfloat16"),
         _one_of("d_qk", 576, 512),
         _one_of("d_v", SIZES["sparse_prefill"]["dim_v"]),
+        Limit(
+            ("h_q", "d_qk", "topk", "deterministic"),
+            _rows_of_a_token_fit,
+            f"such that rows of a query token fit {MOST_ROW_BYTES} bytes, or not deterministic",
+        ),
     ),
     "mha": (
         _one_of("dtype", "bfloat16", "float16"),
@@ -105,7 +148,7 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "dense_decode": ("dtype", "h_q", "h_kv", "d_qk", "d_v", "s_q", "page_size"),
     "sparse_decode": ("dtype", "h_q", "d_qk", "d_v", "s_q", "topk", "page_size", "kv_format"),
-    "sparse_prefill": ("dtype", "h_q", "d_qk", "d_v", "topk"),
+    "sparse_prefill": ("dtype", "h_q", "d_qk", "d_v", "topk", "deterministic"),
     "mha": ("dtype", "h_q", "h_kv", "d_qk", "d_v"),
     "quantize": ("dtype", "page_size", "kv_format"),
     "append": ("dtype", "page_size", "kv_format"),
@@ -139,8 +182,8 @@ def supports(operation: str, *, arch: str | None = None, **shapes_and_dtypes) ->
         or any, if it has none.
       **shapes_and_dtypes: what is known of the arguments: ``dtype`` (of queries, or of
         what is quantised), ``h_q``, ``h_kv``, ``d_qk``, ``d_v``, ``s_q``, ``topk``,
-        ``page_size``, ``kv_format`` (``"V32"``, ``"MODEL1"``, or ``None`` for a float
-        cache). What is not given counts as fit.
+        ``deterministic`` (of sparse prefill), ``page_size``, ``kv_format`` (``"V32"``,
+        ``"MODEL1"``, or ``None`` for a float cache). What is not given counts as fit.
 
     Returns:
       One sentence, or ``None``.
@@ -278,4 +321,6 @@ def _plain(name: str, value):
             raise TypeError(f"dtype must be a dtype or its name, got {value!r}.") from error
     if name == "kv_format":
         return getattr(value, "name", value)
+    if name == "deterministic":
+        return check.static_bool(name, value)
     return value if jax.export.is_symbolic_dim(value) else check.static_int(name, value, 0)

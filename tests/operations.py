@@ -45,6 +45,7 @@ ATTENTION = (
     sparse_decode("sparse_decode_MODEL1", MODEL1),
     sparse_decode("sparse_decode_float", None),
     sparse_prefill("sparse_prefill", 2),
+    sparse_prefill("sparse_prefill_deterministic", 2, deterministic=True),
     mha_batched("mha_batched_causal_grouped", n_q=4, n_kv=2, causal=True),
     mha_varlen("mha_varlen", n_q=4, n_kv=4, causal=False),
 )
@@ -73,6 +74,9 @@ KERNEL_SIZED = (
     mha_batched("mha_batched_causal_grouped_192", n_q=4, n_kv=2, causal=True, d=192, e=128, kernel_sized=True),
     mha_varlen("mha_varlen_128", n_q=4, n_kv=4, causal=False, d=128, e=128, kernel_sized=True),
     sparse_prefill("sparse_prefill_of_latents", 2, d=576, d_v=512, topk=70, kernel_sized=True),
+    sparse_prefill(
+        "sparse_prefill_of_latents_deterministic", 2, d=576, d_v=512, topk=70, deterministic=True, kernel_sized=True
+    ),
     sparse_prefill("sparse_prefill_of_latents_without_rotary", "e", d=512, d_v=512, kernel_sized=True),
 )
 

@@ -58,6 +58,7 @@ SMALL = (
     ("mha_grouped", Mha(128, 128, 2, 16, 4, False, h_kv=2)),
     ("mha_backward", MhaBackward(192, 128, 2, 16, 2, True)),
     ("sparse_backward", SparseBackward(6, 40, 4, 8)),
+    ("sparse_backward_deterministic", SparseBackward(6, 40, 4, 8, deterministic=True)),
     ("quantize", Quantize(100)),
     ("quantize_planar", Quantize(100, planar=True)),
 )
@@ -147,7 +148,7 @@ class PresetsTest(parameterized.TestCase):
                 sweep_dense_decode=5 * 6 * 4 * 3,
                 sweep_sparse_decode=5 * 5 * 6 + 4,
                 sweep_sparse_prefill=4 * 4 * 4 + 3 * 2,
-                sweep_sparse_backward=4 * 4,
+                sweep_sparse_backward=4 * 4 * 2,
                 sweep_mha_forward=2 * 3 * 2 * 2 * 4,
                 sweep_mha_backward=2 * 3 * 2 * 2 * 4,
             ),

@@ -171,6 +171,7 @@ REFUSALS = [
     case("prefill_topk_length_too_long", prefill, dict(topk_length=np.full(7, 9, np.int32)), ValueError, "topk_length must not exceed topk = 8, got 9"),
     case("prefill_topk_length_shape", prefill, dict(topk_length=zeros(6, dtype=I32)), ValueError, "topk_length has s_q = 6 .* but q has s_q = 7"),
     case("prefill_dtype", prefill, dict(kv=zeros(9, 1, 24, dtype=jnp.float16)), TypeError, "kv must have the dtype of q, bfloat16, got float16"),
+    case("prefill_deterministic", prefill, dict(deterministic=1), TypeError, "deterministic must be a bool, got 1 of type int"),
     # Multi-head attention.
     case("batched_rank", batched, dict(q=zeros(5, 4, 12)), ValueError, r"q must have 4 dimensions \[B, T, N, D\], got shape \(5, 4, 12\)"),
     case("batched_batch", batched, dict(k=zeros(3, 6, 2, 12)), ValueError, "k has B = 3 .* but q has B = 2"),
@@ -227,7 +228,7 @@ REFUSALS = [
 STATIC = [
     ("decode", decode, dict(head_dim_v=16, softmax_scale=0.1, causal=True, is_fp8_kvcache=False)),
     ("sparse", sparse, dict(head_dim_v=512, softmax_scale=0.1, is_fp8_kvcache=True)),
-    ("prefill", prefill, dict(sm_scale=0.1, d_v=16, lse_base=2)),
+    ("prefill", prefill, dict(sm_scale=0.1, d_v=16, lse_base=2, deterministic=True)),
     ("batched", batched, dict(softmax_scale=0.1, causal=True, deterministic=True)),
     ("packed", packed, dict(softmax_scale=0.1, causal=True, deterministic=True, max_seqlen_qo=5, max_seqlen_kv=5)),
     ("quantize", quantize, dict(power_of_two_scales=True)),

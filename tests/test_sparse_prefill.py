@@ -22,6 +22,7 @@ class Problem:
         self.attn_sink = normal(rng, (h_q,), jnp.float32) if sink else None
         self.topk_length = None
         self.d_v, self.scale, self.base = d_v, 0.3, base
+        self.deterministic = False
 
     def call(self, implementation, q=None, kv=None, attn_sink=None):
         lengths = None if self.topk_length is None else int32(self.topk_length)
@@ -34,6 +35,7 @@ class Problem:
             attn_sink=self.attn_sink if attn_sink is None else attn_sink,
             topk_length=lengths,
             lse_base=self.base,
+            deterministic=self.deterministic,
             implementation=implementation,
         )
 
@@ -142,6 +144,26 @@ class SparsePrefillTest(ProblemTest):
             self.assertTrue((np.asarray(out[row]) == 0).all())
             self.assertTrue(np.isneginf(top[row]).all() and np.isneginf(lse[row]).all())
         self.check_gradients(problem)
+
+    @parameterized.parameters(1, 3, 300)
+    def test_deterministic(self, s_kv):
+        """Few tokens that all choose many times, and many of which most are chosen by nobody."""
+        rng = np.random.default_rng(31)
+        problem = Problem(rng, s_q=20, s_kv=s_kv, topk=50, sink=True)
+        problem.deterministic = True
+        problem.indices[rng.random(problem.indices.shape) < 0.2] = rng.choice([-1, -(2**31), 2**31 - 1, s_kv])
+        problem.topk_length = rng.integers(0, 51, 20)
+        self.check(problem)
+        self.check_gradients(problem)
+
+    def test_deterministic_keeps_nan_where_it_is(self):
+        """A query that is NaN spoils the tokens that it chose, whoever is beside them in the order of sums."""
+        problem = Problem(np.random.default_rng(32), s_q=6, s_kv=40, topk=9)
+        problem.deterministic = True
+        q = jnp.asarray(problem.q).at[2].set(jnp.nan)
+        d_kv = jax.grad(lambda kv: problem.call(self.implementation, q, kv)[0].sum())(problem.kv)[:, 0]
+        spoiled = np.isin(np.arange(40), problem.indices[2])
+        self.assertTrue(np.isnan(d_kv[spoiled]).all() and np.isfinite(d_kv[~spoiled]).all())
 
     def test_any_index(self):
         problem = Problem(np.random.default_rng(16), sink=True)

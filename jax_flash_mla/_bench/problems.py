@@ -241,6 +241,9 @@ class SparsePrefill(Problem):
     def _chosen(self) -> int:
         return self.topk * self.valid // 100
 
+    def _options(self) -> dict:
+        return {}
+
     def _chosen_bytes(self) -> int:
         return self.s_q * (self._chosen() * self.d_qk * BF16 + self.topk * INT32)
 
@@ -262,7 +265,8 @@ class SparsePrefill(Problem):
         )
 
     def call(self, implementation, q, kv, indices):
-        return fm.flash_mla_sparse_fwd(q, kv, indices, self.d_qk**-0.5, D_V, implementation=implementation)
+        options = dict(implementation=implementation, **self._options())
+        return fm.flash_mla_sparse_fwd(q, kv, indices, self.d_qk**-0.5, D_V, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,6 +366,8 @@ class SparseBackward(Backward, SparsePrefill):
     family = "sparse_backward"
     num_gradients = 2
 
+    deterministic: bool = False
+
     def flop(self):
         return 2.0 * self.s_q * self.h_q * self._chosen() * (3 * self.d_qk + 2 * D_V)
 
@@ -369,6 +375,9 @@ class SparseBackward(Backward, SparsePrefill):
         # q, dq; out, d_out; lse; dkv.
         rows = self.s_q * self.h_q * (2 * (self.d_qk + D_V) * BF16 + FLOAT32)
         return self._chosen_bytes() + rows + self.s_kv * self.d_qk * BF16
+
+    def _options(self):
+        return dict(deterministic=self.deterministic)
 
 
 @dataclasses.dataclass(frozen=True)

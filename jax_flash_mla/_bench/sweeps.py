@@ -50,7 +50,9 @@ def _sparse_prefill():
 
 def _sparse_backward():
     for h_q, topk in itertools.product((16, 32, 64, 128), (128, 512, 1024, 2048)):
-        yield Row(f"hq={h_q} s={TOKENS} topk={topk}", SparseBackward(TOKENS, TOKENS, h_q, topk))
+        for deterministic in (False, True):
+            name = f"hq={h_q} s={TOKENS} topk={topk}{' deterministic' if deterministic else ''}"
+            yield Row(name, SparseBackward(TOKENS, TOKENS, h_q, topk, deterministic=deterministic))
 
 
 def _mha(problem):

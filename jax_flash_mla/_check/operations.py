@@ -256,7 +256,9 @@ def sparse_decode(
 # Sparse prefill
 
 
-def sparse_prefill(name, lse_base, *, s_q=5, s_kv=11, h_q=4, d=20, d_v=12, topk=7, kernel_sized=False):
+def sparse_prefill(
+    name, lse_base, *, s_q=5, s_kv=11, h_q=4, d=20, d_v=12, topk=7, deterministic=False, kernel_sized=False
+):
     scale = d**-0.5
     unit = 1.0 if lse_base == "e" else 1.0 / oracle.LN2
 
@@ -272,7 +274,7 @@ def sparse_prefill(name, lse_base, *, s_q=5, s_kv=11, h_q=4, d=20, d_v=12, topk=
 
     def call(implementation, q, kv, indices, **optional):
         taken = exact_in(q.dtype, kernel_sized)
-        options = dict(lse_base=lse_base, implementation=implementation, **optional)
+        options = dict(lse_base=lse_base, deterministic=deterministic, implementation=implementation, **optional)
         out, top, lse = fm.flash_mla_sparse_fwd(q.astype(taken), kv.astype(taken), indices, scale, d_v, **options)
         return out.astype(q.dtype), top, lse
 

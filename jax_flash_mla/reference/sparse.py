@@ -152,7 +152,38 @@ def row_terms(sound, sinks, out, lse, d_out):
     return share, delta, jnp.where(sound[:, None], -(1 - share) * delta, 0.0)
 
 
-def backward(scale, d_v, q, sources, sinks, out, lse, d_out, d_lse, pool_gradients: bool):
+def order_by_id(ids):
+    """The places of equal ids side by side, ascending.
+
+    Args:
+      ids: int32 [n].
+
+    Returns:
+      The ids in order, and the places where each was.
+    """
+    places = _vma.vary_like(jax.lax.broadcasted_iota(jnp.int32, ids.shape, 0), ids)
+    return jax.lax.sort((ids, places), num_keys=1, is_stable=True)
+
+
+def _add_in_order(pool, ids, rows):
+    """``pool.at[ids].add(rows, mode="drop")`` whose bits are the same each time.
+
+    Rows of equal ids are summed by a tree that follows from the ids alone, and one sum is added for each id: a GPU adds
+    equal ids' rows in any order.
+    """
+    ids, places = order_by_id(ids)
+    changes = ids[1:] != ids[:-1]
+    end = _vma.vary_like(jnp.ones((1,), bool), ids)
+    is_first, is_last = jnp.concatenate([end, changes]), jnp.concatenate([changes, end])
+
+    def join(left, right):
+        return left[0] | right[0], jnp.where(right[0], right[1], left[1] + right[1])
+
+    _, sums = jax.lax.associative_scan(join, (is_first[:, None], rows[places]))
+    return pool.at[jnp.where(is_last, ids, pool.shape[0])].add(sums, mode="drop")
+
+
+def backward(scale, d_v, q, sources, sinks, out, lse, d_out, d_lse, pool_gradients: bool, deterministic: bool = False):
     """Gradients of ``forward`` in q, in the pools, and in the sinks.
 
     Args:
@@ -160,6 +191,7 @@ def backward(scale, d_v, q, sources, sinks, out, lse, d_out, d_lse, pool_gradien
       sinks: float32 [n, h]; −inf for none.
       out, lse: results of ``forward``; d_out, d_lse: their cotangents.
       pool_gradients: whether the gradients of the pools are wanted.
+      deterministic: whether these must have the same bits each time on a GPU, too.
 
     Returns:
       d_q [n, h, d] of q's dtype; for each source float32 [size, d], if wanted; d_sinks
@@ -199,7 +231,11 @@ def backward(scale, d_v, q, sources, sinks, out, lse, d_out, d_lse, pool_gradien
                     d_keys = product("xhk,xhd->xkd", d_scores, rows)
                     d_values = product("xhk,xhv->xkv", p, d_rows)
                     d_keys += pad_last(d_values, d)
-                    d_pool = d_pool.at[jnp.where(known, ids, source.size)].add(d_keys, mode="drop")
+                    targets = jnp.where(known, ids, source.size)
+                    if deterministic:
+                        d_pool = _add_in_order(d_pool, targets.reshape(-1), d_keys.reshape(-1, d))
+                    else:
+                        d_pool = d_pool.at[targets].add(d_keys, mode="drop")
                 return d_rows_q, d_pool
 
             end = jnp.max(source.lengths[here])

@@ -19,7 +19,7 @@ def forward(config, *, q, kv, indices, topk_length, attn_sink):
     """Attention of each query token over the tokens of ``kv`` that its indices name.
 
     Args:
-      config: has ``d_v``, ``scale``, ``lse_base``.
+      config: has ``d_v``, ``scale``, ``lse_base``, ``deterministic``.
       q: [s_q, h_q, d]; kv: [s_kv, d]; indices: int32 [s_q, topk].
       topk_length: int32 [s_q] or None; attn_sink: float32 [m, h_q] or None.
 
@@ -48,5 +48,6 @@ def backward(config, *, q, kv, indices, topk_length, attn_sink, out, lse, d_out,
         d_out,
         d_lse * unit,
         pool_gradients=True,
+        deterministic=config.deterministic,
     )
     return d_q, d_kv, sink_gradient(d_sinks, attn_sink.shape[0])

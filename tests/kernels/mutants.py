@@ -116,9 +116,13 @@ SPARSE_DECODE = Target(
     ),
 )
 SPARSE_BACKWARD = Target(
-    r"sparse_backward.*Li576",
+    r"sparse_backward_kernel.*Li576ELb0",
     sparse_backward_problem,
     (dict(s_q=5, h_q=3, topk=150, lengths=[150, 0, 64, 70, 130], sink=True),),
+)
+# What the other instance leaves is summed by a kernel that orders nothing but by being launched after it.
+ORDERED_SPARSE_BACKWARD = Target(
+    r"sparse_backward_kernel.*Li576ELb1", sparse_backward_problem, SPARSE_BACKWARD.problems, "run_ordered"
 )
 MHA_PROBLEMS = (
     dict(q_lengths=[[300, 0], [70, 130]], kv_lengths=[[400, 50], [60, 0]], padding=5, h_q=2, causal=True),
@@ -127,7 +131,15 @@ MHA_PROBLEMS = (
 MHA_FORWARD = Target(r"mha_forward.*bfloat16Li192", mha_problem, MHA_PROBLEMS)
 QUERY_GRADIENT = Target(r"query_gradient.*bfloat16Li192", mha_problem, MHA_PROBLEMS, "run_backward_alone")
 KEY_GRADIENTS = Target(r"key_gradients.*bfloat16Li192", mha_problem, MHA_PROBLEMS, "run_backward_alone")
-TARGETS = (DENSE_DECODE, SPARSE_DECODE, SPARSE_BACKWARD, MHA_FORWARD, QUERY_GRADIENT, KEY_GRADIENTS)
+TARGETS = (
+    DENSE_DECODE,
+    SPARSE_DECODE,
+    SPARSE_BACKWARD,
+    ORDERED_SPARSE_BACKWARD,
+    MHA_FORWARD,
+    QUERY_GRADIENT,
+    KEY_GRADIENTS,
+)
 # The same for all problems: a process asks for the device once.
 SMS = 4
 

@@ -152,9 +152,10 @@ def run_calls():
         problem = sparse_backward.Problem(rng, **options)
         problem.invalidate(rng, 0.1)
         problem.spoil_unused(np.nan)
-        results = _ffi.sparse_backward(*problem.operands(), scale=problem.scale)
-        sparse_backward.SparseBackwardTest().assert_right(problem, [np.asarray(x) for x in results])
-        print(f"sparse backward, {name}: right")
+        for order, operands in (("any", problem.operands()), ("one", problem.ordered_operands())):
+            results = _ffi.sparse_backward(*operands, scale=problem.scale)
+            sparse_backward.SparseBackwardTest().assert_right(problem, [np.asarray(x) for x in results])
+            print(f"sparse backward, {name}, {order} order: right")
     run_appends(rng)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import numpy as np
 import oracle
 from absl.testing import parameterized
 
-from jax_flash_mla import _ffi
+from jax_flash_mla import _ffi, _support
+from jax_flash_mla._sparse_prefill import order_of_places
 from kernels import sparse_prefill_problem
 from kernels.poison import call_into_poison, donating
 from kernels.rounding import KernelTest
@@ -44,6 +46,11 @@ class Problem(sparse_prefill_problem.Problem):
         """What the custom call takes: what has no rows is not given."""
         return [*self.arrays()[:4], jnp.asarray(self.d_out), *(jnp.asarray(x, jnp.float32) for x in self.terms())]
 
+    def ordered_operands(self):
+        """The same, and what says in which order gradients of kv are summed."""
+        lengths = None if self.topk_length is None else jnp.asarray(self.topk_length)
+        return [*self.operands(), *order_of_places(jnp.asarray(self.indices), lengths, len(self.kv))]
+
     def want(self):
         """Gradients of q and kv, and the spread of what each is the sum of.
 
@@ -75,7 +82,7 @@ class SparseBackwardTest(KernelTest):
     """Tests of the kernel, on a GPU or emulated, against the float64 oracle."""
 
     def assert_right(self, problem, got):
-        (d_q, d_kv), (want_q, want_kv, spread_q, spread_kv) = got, problem.want()
+        (d_q, d_kv), (want_q, want_kv, spread_q, spread_kv) = got[:2], problem.want()
         self.assertEqual(d_kv.dtype, np.float32)
         self.assert_out(d_q, want_q, spread_q)
         self.assert_out(d_kv, want_kv, spread_kv, summed="bfloat16")
@@ -97,8 +104,8 @@ class HandlerTest(parameterized.TestCase):
         misfit = "the shapes do not fit together, got q " + re.escape(str(list(q.shape)))
         single = [x.astype(jnp.float32) for x in (q, kv, d_out)]
         for text, changes in (
-            ("kv, d_out and d_q must have q's element type, BF16, got F32", {1: single[1]}),
-            ("kv, d_out and d_q must have q's element type, BF16, got F32", {4: single[2]}),
+            ("kv, d_out, d_q and scratch must have q's element type, BF16, got F32", {1: single[1]}),
+            ("kv, d_out, d_q and scratch must have q's element type, BF16, got F32", {4: single[2]}),
             ("q must be BF16, got F32", {0: single[0], 1: single[1], 4: single[2]}),
             ("keys must have 576 or 512 dimensions and values 512, got 544 and 512", {0: q[..., :544], 1: kv[:, :544]}),
             ("keys must have 576 or 512 dimensions and values 512, got 576 and 256", {4: d_out[..., :256]}),
@@ -112,6 +119,14 @@ class HandlerTest(parameterized.TestCase):
         ):
             with self.assertRaisesRegex(jax.errors.JaxRuntimeError, f"INVALID_ARGUMENT.*sparse_backward: {text}"):
                 self.call(*(changes.get(i, x) for i, x in enumerate(operands)))
+        *_, order, starts = Problem(np.random.default_rng(0), lengths=[100], sink=True).ordered_operands()
+        sizes = r"order, starts and scratch must have 384, 301 and at least 73728 elements, got"
+        for text, changed in (
+            ("383, 301 and 221184", (order[1:], starts)),
+            ("384, 300 and 221184", (order, starts[1:])),
+        ):
+            with self.assertRaisesRegex(jax.errors.JaxRuntimeError, f"INVALID_ARGUMENT.*{sizes} {text}"):
+                self.call(*operands, *changed)
         d_q, d_kv = self.call(*operands)
         self.assertTrue(np.isfinite(np.asarray(d_q, np.float32)).all() and np.isfinite(d_kv).all())
 
@@ -124,3 +139,17 @@ def _call(scale, emulated):
 def run_poisoned(problem, poison, emulated=False):
     """Gradients of q and kv, from a call into results full of the bits of one value."""
     return call_into_poison(_call(problem.scale, emulated), problem.operands(), 2, poison)
+
+
+@functools.lru_cache(maxsize=64)
+def _ordered_call(scale, emulated, row_bytes):
+    call = functools.partial(_ffi.sparse_backward_with_scratch, scale=scale, emulated=emulated)
+    return donating(call, operands=10, results=3)
+
+
+def run_ordered(problem, poison, emulated=False, row_bytes=None):
+    """The same with sums in one order, scratch poisoned as well; of so many bytes of rows at most, where that is given."""
+    row_bytes = row_bytes or _support.MOST_ROW_BYTES
+    with mock.patch.object(_support, "MOST_ROW_BYTES", row_bytes):
+        call = _ordered_call(problem.scale, emulated, row_bytes)
+        return call_into_poison(call, problem.ordered_operands(), 3, poison)[:2]

@@ -12,4 +12,5 @@ class ConstantsTest(parameterized.TestCase):
     def test_sizes_are_those_of_kernels(self):
         written = {operation for operation, archs in _support.WRITTEN.items() if archs}
         self.assertLessEqual(set(_support.SIZES), written)
-        self.assertLessEqual(set(_support.WORKSPACES), written)
+        # Gradients have no line of their own in the table.
+        self.assertLessEqual(set(_support.WORKSPACES), written | {"sparse_backward"})

@@ -68,6 +68,12 @@ class SparseBackwardMutantsTest(MutantsTest):
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
+class OrderedSparseBackwardMutantsTest(MutantsTest):
+    __test__ = True
+    target, name, kinds = mutants.ORDERED_SPARSE_BACKWARD, "sparse_backward_kernel", (COPIES,)
+
+
+@unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
 class MhaForwardMutantsTest(MutantsTest):
     __test__ = True
     target, name, kinds = mutants.MHA_FORWARD, "mha_forward_kernel", (BOXES, WARPS)

@@ -107,7 +107,9 @@ SPLIT_HEADS = {
     "dense_decode_of_latents": ("k_cache", *DECODE_SPECS),
     "sparse_decode_float": ("k_cache", *DECODE_SPECS),
     "sparse_prefill": ("kv", *PREFILL_SPECS),
+    "sparse_prefill_deterministic": ("kv", *PREFILL_SPECS),
     "sparse_prefill_of_latents": ("kv", *PREFILL_SPECS),
+    "sparse_prefill_of_latents_deterministic": ("kv", *PREFILL_SPECS),
 }
 
 

@@ -25,10 +25,12 @@ struct Instructions<__nv_bfloat16> {
   using KeysByTile = gmma::MMA_64x64x16_F32BF16BF16_SS<gmma::Major::MN, gmma::Major::MN>;
 };
 
-template <typename Element_, int DimQK>
+// Ordered: what is added to gradients of keys goes to rows of its own, for order.cuh to sum.
+template <typename Element_, int DimQK, bool Ordered>
 struct Config {
   using Element = Element_;
   using Mma = Instructions<Element>;
+  static constexpr bool kOrdered = Ordered;
   static constexpr int kDimQK = DimQK, kDimV = kSparseBackwardDimV;
 
   static constexpr int kRows = kSparseBackwardTileRows;  // heads of a tile
@@ -85,7 +87,9 @@ struct Config {
 struct Grid {
   float scale_log2;  // of scores, base 2
   int32_t tiles;     // of the heads of a query token
-  int64_t items;     // tiles of all query tokens
+  // Tiles of this launch's query tokens, and the first of these. Rows of scratch are counted from there.
+  int64_t first_item, items;
+  int32_t first_query;
 };
 
 // A tile of heads of one query token.

@@ -25,7 +25,7 @@ class Gradients {
 
   __device__ __forceinline__ void run() {
     uint32_t count = 0;
-    for (int64_t i = blockIdx.x; i < grid_.items; i += gridDim.x, ++count) {
+    for (int64_t i = grid_.first_item + blockIdx.x; i < grid_.items; i += gridDim.x, ++count) {
       const Item item = item_at(params_, grid_, i);
       start(item);
       device::wait(shared_.q_full, count % 2);
@@ -56,6 +56,8 @@ class Gradients {
   typename Config::SharedStorage& shared_;
   const int lane_;
   uint32_t round_ = 0;  // blocks before
+  // Where a block's first row goes, if rows are kept.
+  Element* rows_;
 
   // Of both of this thread's rows of heads. The log-sum-exp is base 2.
   float lse_[2], share_[2], delta_[2];
@@ -70,6 +72,11 @@ class Gradients {
     for (float& x : d_q_) x = 0.0f;
     if constexpr (kHasLastTile) {
       for (float& x : last_d_q_) x = 0.0f;
+    }
+    if constexpr (Config::kOrdered) {
+      const int tile = item.first_head / Config::kRows;
+      const int64_t first = (int64_t(item.query - grid_.first_query) * grid_.tiles + tile) * params_.topk;
+      rows_ = static_cast<Element*>(params_.rows) + first * Config::kDimQK;
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -96,6 +103,7 @@ class Gradients {
     differentiate(products, others, tokens);
     ++round_;
     add_sums(tokens, is_followed);
+    if constexpr (Config::kOrdered) rows_ += Config::kKeys * Config::kDimQK;
   }
 
   // Scores, or gradients of weights, of the next block.
@@ -281,6 +289,10 @@ class Gradients {
   // a row are those of four: two quads with neighbouring rows exchange, of each half of the columns, a half. Then pairs of
   // lanes exchange, so that each has four columns side by side.
   __device__ __forceinline__ void add_to_memory(const float (&sums)[Config::kTileSums], int tile, const int* tokens) {
+    if constexpr (Config::kOrdered) {
+      keep_rows(sums, tile, tokens);
+      return;
+    }
     const bool second_quad = lane_ / 4 % 2, odd = lane_ % 2;
     const int column = tile * Config::kTileColumns + (second_quad ? 16 : 0) + (odd ? 8 : 0) + lane_ % 4 / 2 * 4;
 #pragma unroll
@@ -308,6 +320,16 @@ class Gradients {
           device::add_four(target, odd ? y : x[0], odd ? z : x[1], odd ? x[2] : y, odd ? x[3] : z);
         }
       }
+    }
+  }
+
+  // The same to rows of their own, rounded. Those of an index that names nothing are not written, and never read.
+  __device__ __forceinline__ void keep_rows(const float (&sums)[Config::kTileSums], int tile, const int* tokens) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int key = row() + 8 * r;
+      Element* target = rows_ + key * Config::kDimQK + tile * Config::kTileColumns;
+      device::store_row(sums, r, tokens[key] >= 0, target, false, 1.0f);
     }
   }
 

@@ -3,11 +3,11 @@
 namespace jax_flash_mla {
 
 cudaError_t initialize_sparse_backward_sm90_bf16_512() {
-  return sparse_backward_sm90::initialize<sparse_backward_sm90::Config<__nv_bfloat16, 512>>();
+  return sparse_backward_sm90::initialize<__nv_bfloat16, 512>();
 }
 
 cudaError_t launch_sparse_backward_sm90_bf16_512(const SparseBackwardParams& params, int num_sms, cudaStream_t stream) {
-  return sparse_backward_sm90::launch<sparse_backward_sm90::Config<__nv_bfloat16, 512>>(params, num_sms, stream);
+  return sparse_backward_sm90::launch<__nv_bfloat16, 512>(params, num_sms, stream);
 }
 
 }  // namespace jax_flash_mla

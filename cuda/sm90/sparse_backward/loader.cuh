@@ -27,7 +27,7 @@ class Loader {
 
   __device__ __forceinline__ void run() {
     uint32_t count = 0, round = 0;
-    for (int64_t i = blockIdx.x; i < grid_.items; i += gridDim.x, ++count) {
+    for (int64_t i = grid_.first_item + blockIdx.x; i < grid_.items; i += gridDim.x, ++count) {
       const Item item = item_at(params_, grid_, i);
       load_queries(item, count);
       load_keys(item, round);

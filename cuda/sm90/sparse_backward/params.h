@@ -25,6 +25,12 @@ struct SparseBackwardParams {
   // Results.
   void* d_q;    // [s_q, h_q, d_qk]
   float* d_kv;  // [s_kv, d_qk]
+  // Where gradients of keys are to be summed in one order; null: in any. The places of `indices` by the token that they name,
+  // those of one token ascending; where each token's begin; and scratch, the rows of so many query tokens at a time.
+  const int32_t* order;   // [s_q, topk], flat
+  const int32_t* starts;  // [s_kv + 1]
+  void* rows;             // [chunk, tiles of heads, topk, d_qk], 16-byte aligned
+  int32_t chunk;
   // Sizes: h_q is at least 1.
   int32_t s_q, h_q, s_kv, topk;
   float scale;
