@@ -20,12 +20,21 @@ namespace ffi = xla::ffi;
 
 constexpr char kOperation[] = "sparse_decode";
 
-// By the format.
-Kernel<SparseDecodeParams> kernel_for(const Device& device, int64_t token_bytes) {
+// What an instance is compiled for.
+struct Kind {
+  int64_t token_bytes;  // the format
+  bool pairs;           // of thread blocks
+};
+
+Kernel<SparseDecodeParams> kernel_for(const Device& device, const Kind& kind) {
 #ifdef JAX_FLASH_MLA_SM90
+  if (device.major == 9 && kind.token_bytes == kV32.token_bytes) {
+    if (!kind.pairs) return {launch_sparse_decode_sm90_v32, initialize_sparse_decode_sm90_v32};
+    return {launch_sparse_decode_sm90_v32_pairs, initialize_sparse_decode_sm90_v32_pairs};
+  }
   if (device.major == 9) {
-    if (token_bytes == kV32.token_bytes) return {launch_sparse_decode_sm90_v32, initialize_sparse_decode_sm90_v32};
-    return {launch_sparse_decode_sm90_model1, initialize_sparse_decode_sm90_model1};
+    if (!kind.pairs) return {launch_sparse_decode_sm90_model1, initialize_sparse_decode_sm90_model1};
+    return {launch_sparse_decode_sm90_model1_pairs, initialize_sparse_decode_sm90_model1_pairs};
   }
 #endif
   return {};
@@ -158,11 +167,16 @@ const auto run = [](cudaStream_t stream, auto... arguments) -> ffi::Error {
   if (auto error = check_limits(*call); error.failure()) return error;
   const SparseDecodeParams& params = call->params;
   if (call->is_empty()) return clear_scratch(kOperation, params.partial_lse, call->partial_lses, stream);
-  const auto kernel = [&](const Device& device) { return kernel_for(device, call->token_bytes); };
+  const Kind kind = {call->token_bytes, sparse_decode_makes_pairs(params.h_q)};
+  const auto kernel = [&](const Device& device) { return kernel_for(device, kind); };
   return launch_kernel(kOperation, kernel, params, stream);
 };
 
-ffi::Error initialize() { return initialize_kernels(kOperation, kernel_for, {kV32.token_bytes, kModel1.token_bytes}); }
+ffi::Error initialize() {
+  return initialize_kernels(kOperation, kernel_for,
+                            {Kind{kV32.token_bytes, false}, Kind{kV32.token_bytes, true},
+                             Kind{kModel1.token_bytes, false}, Kind{kModel1.token_bytes, true}});
+}
 
 template <typename Binding>
 auto with_signature(Binding binding) {

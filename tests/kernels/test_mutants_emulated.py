@@ -10,8 +10,9 @@ from kernels import mutants
 # Of each.
 KINDS = (
     *("mbarrier.arrive", "mbarrier.try_wait", "fence.proxy.async", "fence.mbarrier_init"),
-    *("wgmma.fence", "wgmma.commit_group", "wgmma.wait_group", "bar.sync", "barrier.sync"),
+    *("wgmma.fence", "wgmma.commit_group", "wgmma.wait_group", "barrier.sync"),
 )
+BLOCK, CLUSTER = "bar.sync", "barrier.cluster.arrive"
 BOXES, COPIES, WARPS = "mbarrier.arrive.expect_tx", "cp.async.mbarrier.arrive", "bar.warp.sync"
 
 
@@ -52,19 +53,26 @@ class MutantsTest(unittest.TestCase):
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
 class DenseDecodeMutantsTest(MutantsTest):
     __test__ = True
-    target, name, kinds = mutants.DENSE_DECODE, "dense_decode_kernel", (BOXES, COPIES, WARPS)
+    target, name, kinds = mutants.DENSE_DECODE, "dense_decode_kernel", (BLOCK, BOXES, COPIES, WARPS)
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
 class SparseDecodeMutantsTest(MutantsTest):
     __test__ = True
-    target, name, kinds = mutants.SPARSE_DECODE, "sparse_decode_kernel", (COPIES, WARPS, "cp.async.wait_all")
+    target, name, kinds = mutants.SPARSE_DECODE, "sparse_decode_kernel", (BLOCK, COPIES, WARPS, "cp.async.wait_all")
+
+
+@unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
+class SparseDecodePairsMutantsTest(MutantsTest):
+    __test__ = True
+    target, name = mutants.SPARSE_DECODE_PAIRS, "sparse_decode_kernel of pairs"
+    kinds = (CLUSTER, BOXES, COPIES, WARPS, "cp.async.wait_all", "mbarrier.arrive.release.cluster")
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
 class SparseBackwardMutantsTest(MutantsTest):
     __test__ = True
-    target, name, kinds = mutants.SPARSE_BACKWARD, "sparse_backward_kernel", (COPIES,)
+    target, name, kinds = mutants.SPARSE_BACKWARD, "sparse_backward_kernel", (BLOCK, COPIES)
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
@@ -76,19 +84,19 @@ class OrderedSparseBackwardMutantsTest(MutantsTest):
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
 class MhaForwardMutantsTest(MutantsTest):
     __test__ = True
-    target, name, kinds = mutants.MHA_FORWARD, "mha_forward_kernel", (BOXES, WARPS)
+    target, name, kinds = mutants.MHA_FORWARD, "mha_forward_kernel", (BLOCK, BOXES, WARPS)
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
 class QueryGradientMutantsTest(MutantsTest):
     __test__ = True
-    target, name, kinds = mutants.QUERY_GRADIENT, "mha_query_gradient_kernel", (BOXES, WARPS)
+    target, name, kinds = mutants.QUERY_GRADIENT, "mha_query_gradient_kernel", (BLOCK, BOXES, WARPS)
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
 class KeyGradientsMutantsTest(MutantsTest):
     __test__ = True
-    target, name, kinds = mutants.KEY_GRADIENTS, "mha_key_gradients_kernel", (BOXES, WARPS)
+    target, name, kinds = mutants.KEY_GRADIENTS, "mha_key_gradients_kernel", (BLOCK, BOXES, WARPS)
 
 
 class HarmlessTest(unittest.TestCase):

@@ -55,6 +55,7 @@ struct Shape {
   static constexpr int kThreads = kMathThreads + kLoaderThreads;
   static constexpr int kMathRegisters = kLoaderWarps == 4 ? 224 : 192, kLoaderRegisters = kLoaderWarps == 4 ? 56 : 64;
   static_assert(kLoaderThreads % 128 == 0);
+  static constexpr int kEmptyArrivals = kMathThreads / kWarpgroups;  // that give half of a stage's values back
   static_assert(kMathRegisters * kMathThreads + kLoaderRegisters * kLoaderThreads <= 64 * 1024);
 
   // Operands lie in swizzled tiles of 64 columns.

@@ -32,6 +32,7 @@ namespace jax_flash_mla::mla_sm90 {
 //   bool is_sound(stage)           the same of the block that is there
 //   void prepare(scores, block)    masks scores, and clears values that no row may see
 //   void write()                   writes the results
+//   void give_back(stage)          where more than this thread block's loaders wait for half of a stage's values
 // and `Config` derives from Shape, and has SharedStorage, which derives from Shared, and
 //   bool kFencesKeys               whether ordinary copies bring keys, which matrix products then have to be fenced from
 //   bool kFindsLargest             whether the largest scores themselves are wanted
@@ -79,6 +80,9 @@ class Warpgroup {
     device::store_row(out_, r, exists, target + self_ * Config::kHalfTiles * Config::kTileColumns, row_sum_[r] == 0.0f,
                       factor);
   }
+
+  // This thread has done with the own half of a stage's values.
+  __device__ __forceinline__ void give_back(int stage) const { device::arrive(shared_.empty[stage][self_]); }
 
  private:
   __device__ __forceinline__ Role& role() { return static_cast<Role&>(*this); }
@@ -290,7 +294,7 @@ class Warpgroup {
     device::wgmma_commit();
     device::wgmma_wait<0>();
     device::pin_registers(out_);
-    device::arrive(shared_.empty[stage][self_]);
+    role().give_back(stage);
   }
 
   // Sums over the blocks of both warpgroups; relative to maxima that then both have.
@@ -332,7 +336,7 @@ __device__ __forceinline__ void init_barriers(typename Config::SharedStorage& sh
     for (int tile = 0; tile < Config::kTiles; ++tile) {
       device::init_barrier(shared.full[stage][tile], key_arrivals(stage, tile));
     }
-    for (auto& empty : shared.empty[stage]) device::init_barrier(empty, Config::kMathThreads / Config::kWarpgroups);
+    for (auto& empty : shared.empty[stage]) device::init_barrier(empty, Config::kEmptyArrivals);
     for (auto& full : shared.weights_full[stage]) device::init_barrier(full, 32);
   }
   device::init_barrier(shared.sums_full, Config::kMathThreads);

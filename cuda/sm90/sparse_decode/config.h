@@ -22,7 +22,8 @@ struct V32 {
   static constexpr int kRotaryOffset = 528, kScalesOffset = 512;  // of the record, which is all of the token
   // Lanes fetch a token's scales, float32, in two vectors.
   using Scales = uint2;
-  static constexpr int kVectorsAhead = 4;  // of codes, on their way in each lane: as many as registers allow
+  // Of codes, on their way in each lane: as many as registers allow.
+  static constexpr int kVectorsAhead = 4, kPairVectorsAhead = 3;
 };
 
 // A page has the records of all its tokens, then the scales of all.
@@ -32,7 +33,7 @@ struct Model1 {
   static constexpr int kRotaryOffset = 448;
   // e8m0: seven bytes and an unused one, in two words.
   using Scales = uint32_t;
-  static constexpr int kVectorsAhead = 6;
+  static constexpr int kVectorsAhead = 6, kPairVectorsAhead = 6;
 };
 
 // A thread block's share of a query token's heads and keys, and what all its warps have to know of it.
@@ -49,8 +50,12 @@ struct Walk {
   bool goes_on;
 };
 
-template <typename Format_>
+// With `Pairs` two thread blocks, which have different heads of the same query tokens, make a cluster. Each converts half of
+// a block's keys, and copies them to the other one.
+template <typename Format_, bool Pairs>
 struct Config : mla_sm90::Shape<__nv_bfloat16, Format_::kDimQK, 8> {
+  static constexpr bool kPairs = Pairs;
+  static constexpr int kClusterSize = Pairs ? 2 : 1;
   using Format = Format_;
   using Shape = mla_sm90::Shape<__nv_bfloat16, Format::kDimQK, 8>;
   static_assert(Shape::kDimV == kSparseDecodeDimV && Shape::kBlockM == kSparseDecodeTileRows);
@@ -64,10 +69,16 @@ struct Config : mla_sm90::Shape<__nv_bfloat16, Format_::kDimQK, 8> {
   static constexpr int kSplitCost = 8;
   static constexpr int kLeastPiece = 1;
 
-  // Four warps convert the keys of a stage: 16 rows each.
+  // Four warps of each thread block convert the keys of a stage: 16 rows each, or 8 of a pair's.
   static constexpr int kStageWarps = Shape::kLoaderWarps / Shape::kStages, kStageThreads = 32 * kStageWarps;
-  static constexpr int kWarpRows = Shape::kBlockN / kStageWarps;
-  static_assert(kStageThreads == 128 && kWarpRows == 16);
+  static constexpr int kWarpRows = Shape::kBlockN / kStageWarps / kClusterSize;
+  static constexpr int kWarpRowBytes = kWarpRows * Shape::kTileRowBytes;  // of a tile, one after another
+  static_assert(kStageThreads == 128 && (kWarpRows == 16 || kWarpRows == 8));
+  // Keys whose indices a warp looks at, to tell which are there.
+  static constexpr int kWarpBits = Shape::kBlockN / kStageWarps;
+
+  // A pair's other thread block gives values back too: an arrival for each of its warps.
+  static constexpr int kEmptyArrivals = Shape::kEmptyArrivals + (Pairs ? Shape::kEmptyArrivals / 32 : 0);
 
   // A step converts the codes of one scale group: one tile of columns or two. Lanes have 16 codes each: four lanes a row
   // of a tile.
@@ -76,7 +87,7 @@ struct Config : mla_sm90::Shape<__nv_bfloat16, Format_::kDimQK, 8> {
   static constexpr int kStepRows = 8 / kStepTiles;            // at once
   static constexpr int kStepVectors = kWarpRows / kStepRows;  // of 16 codes, for each lane
   static constexpr int kVectors = kSteps * kStepVectors;      // of a block
-  static constexpr int kVectorsAhead = Format::kVectorsAhead;
+  static constexpr int kVectorsAhead = Pairs ? Format::kPairVectorsAhead : Format::kVectorsAhead;
   static constexpr int kRotaryTile = Format::kCodes / Shape::kTileColumns;
   // The steps of the first half of values; the others, with the rotary tile where it is one of values, are the second's.
   static constexpr int kHalfSteps = Shape::kHalfTiles / kStepTiles;

@@ -6,6 +6,7 @@
 
 #include <cooperative_groups.h>
 
+#include "cuda/device/cluster.cuh"
 #include "cuda/sm90/mla/validity.cuh"
 #include "cuda/sm90/sparse_decode/config.h"
 #include "cuda/sm90/sparse_decode/loader.cuh"
@@ -24,10 +25,19 @@ class Attention : public split_sm90::Attention<Config, Attention<Config>, Proble
 
  private:
   friend mla_sm90::Warpgroup<Config, Attention<Config>>;
-  using Base::shared_, Base::self_, Base::item;
+  using Base::shared_, Base::self_, Base::lane_, Base::item;
 
   __device__ __forceinline__ bool is_sound(int) const { return true; }
   __device__ __forceinline__ int begin() const { return item().piece.last_block - item().piece.first_block; }
+
+  __device__ __forceinline__ void give_back(int stage) const {
+    Base::give_back(stage);
+    if constexpr (Config::kPairs) {
+      // For its warp, whose products are done: nothing else reads what the other thread block's loaders will overwrite.
+      const auto* empty = &shared_.empty[stage][self_];
+      if (lane_ == 0) device::arrive_at(device::address_in(1 - device::cluster_rank(), empty));
+    }
+  }
 
   __device__ __forceinline__ void prepare(float (&scores)[Config::kScores], int) const {
     mla_sm90::mask_absent(scores, shared_.valid[self_]);
@@ -45,7 +55,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     mla_sm90::init_barriers<Config>(shared, Loader<Config>::kQueryArrivals,
                                     [](int, int) { return Config::kStageWarps; });
   }
-  __syncthreads();
+  Config::kPairs ? device::cluster_sync() : __syncthreads();
 
   const int warpgroup = device::uniform(threadIdx.x / 128);
   const Problem<Config> problem(params, grid);
@@ -53,11 +63,15 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   if (warpgroup >= Config::kWarpgroups) {
     Loader<Config> loader(problem, shared, warpgroup - Config::kWarpgroups);
     device::release_registers<Config::kLoaderRegisters>();
-    if (loader.run()) all_blocks.sync();
+    const bool has_cuts = loader.run();
+    // Until nothing is on its way to the other thread block any more.
+    if constexpr (Config::kPairs) device::cluster_sync();
+    if (has_cuts) all_blocks.sync();
   } else {
     device::claim_registers<Config::kMathRegisters>();
     Attention<Config> attention(problem, shared, warpgroup);
     attention.run();
+    if constexpr (Config::kPairs) device::cluster_sync();
     if (!attention.has_cuts()) return;
     all_blocks.sync();
     split_sm90::combine<Config::kMathWarps>(problem, shared.splits(), shared.sums_of_warps(), mla_sm90::kMathBarrier);

@@ -29,9 +29,16 @@ cudaError_t initialize() {
 
 template <typename Config>
 cudaError_t launch(const SparseDecodeParams& params, int num_sms, cudaStream_t stream) {
+  device::Blocks blocks = {Config::kClusterSize, Config::kThreads, sizeof(typename Config::SharedStorage), true,
+                           Config::kClusterSize};
+  if (Config::kPairs) {
+    int pairs = 0;
+    const cudaError_t error = device::most_clusters(&pairs, sparse_decode_kernel<Config>, blocks);
+    if (error != cudaSuccess) return error;
+    num_sms = std::min(num_sms, Config::kClusterSize * pairs);
+  }
   const Grid grid = make_grid<Config>(params, num_sms);
-  const device::Blocks blocks = {grid.layout.lanes * grid.layout.parts, Config::kThreads,
-                                 sizeof(typename Config::SharedStorage), true};
+  blocks.count = grid.layout.lanes * grid.layout.parts;
   return device::launch(sparse_decode_kernel<Config>, blocks, stream, params, grid);
 }
 

@@ -2,12 +2,14 @@
 
 namespace jax_flash_mla {
 
-cudaError_t initialize_sparse_decode_sm90_v32() {
-  return sparse_decode_sm90::initialize<sparse_decode_sm90::Config<sparse_decode_sm90::V32>>();
+namespace {
+using Config = sparse_decode_sm90::Config<sparse_decode_sm90::V32, false>;
 }
 
+cudaError_t initialize_sparse_decode_sm90_v32() { return sparse_decode_sm90::initialize<Config>(); }
+
 cudaError_t launch_sparse_decode_sm90_v32(const SparseDecodeParams& params, int num_sms, cudaStream_t stream) {
-  return sparse_decode_sm90::launch<sparse_decode_sm90::Config<sparse_decode_sm90::V32>>(params, num_sms, stream);
+  return sparse_decode_sm90::launch<Config>(params, num_sms, stream);
 }
 
 }  // namespace jax_flash_mla

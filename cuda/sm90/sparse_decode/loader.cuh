@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "cuda/device/barrier.cuh"
+#include "cuda/device/cluster.cuh"
 #include "cuda/device/copy.cuh"
 #include "cuda/device/fp8.cuh"
 #include "cuda/device/swizzle.cuh"
@@ -73,12 +74,15 @@ class Loader {
   struct Index {
     int index, list;
   };
-  // A block's keys, as a lane of this warp knows them: lanes l and l + 16 have key l.
+  // A block's keys, as a lane of this warp knows them. Lanes l and l + kWarpRows have a key to convert, and half of its scales
+  // each: of a pair's the upper 16 lanes. There the lower ones have the keys whose rotary dimensions the warp copies, which
+  // are those that it tells of.
   struct Keys {
     const uint8_t* record;  // null where there is no such key
-    Scales scales;          // half l / 16 of them
+    Scales scales;
     int lane, stage;
   };
+  static constexpr int kFirstLane = 32 - 2 * Config::kWarpRows;  // that has a key to convert
   const Problem<Config>& problem_;
   const SparseDecodeParams& params_;
   typename Config::SharedStorage& shared_;
@@ -86,6 +90,12 @@ class Loader {
   int warp_;
 
   __device__ __forceinline__ static int lane() { return threadIdx.x % 32; }
+
+  // This warp's first row of a block: the rows of a pair's first thread block come first.
+  __device__ __forceinline__ int first_row() const {
+    const int rank = Config::kPairs ? device::opaque(device::cluster_rank()) : 0;
+    return (rank * Config::kStageWarps + warp_) * Config::kWarpRows;
+  }
 
   __device__ __forceinline__ Walk& walk() { return shared_.walks[stage_ * Config::kStageWarps + warp_]; }
 
@@ -143,7 +153,10 @@ class Loader {
   __device__ __forceinline__ Index look_up(const split_sm90::Piece& piece, int block) const {
     if (block >= piece.last_block) return {-1, 0};
     const int token = piece.request, first_blocks = problem_.blocks(token, 0), list = block >= first_blocks;
-    const int key = (block - (list ? first_blocks : 0)) * Config::kBlockN + warp_ * Config::kWarpRows + lane() % 16;
+    const int row = lane() < Config::kWarpBits || !Config::kPairs
+                        ? warp_ * Config::kWarpBits + lane() % Config::kWarpBits
+                        : first_row() + lane() % Config::kWarpRows;
+    const int key = (block - (list ? first_blocks : 0)) * Config::kBlockN + row;
     if (key >= problem_.length(token, list)) return {-1, list};
     const int index = params_.lists[list].indices[int64_t(token) * params_.lists[list].topk + key];
     return {index <= problem_.grid.last_slots[list] ? index : -1, list};
@@ -155,22 +168,23 @@ class Loader {
     keys.lane = device::opaque(lane());
     keys.stage = device::opaque(stage_);
     if (index < 0) return keys;
+    const int half = keys.lane / Config::kWarpRows % 2;
     const auto* cache = static_cast<const uint8_t*>(list.cache);
     if constexpr (kIsPlanar) {
       const int page = index / list.page_size, slot = index % list.page_size;
       cache += int64_t(page) * list.page_size * Format::kTokenBytes;
       keys.record = cache + int64_t(slot) * Format::kRecordBytes;
       const auto* scales = cache + int64_t(list.page_size) * Format::kRecordBytes + slot * Format::kScaleBytes;
-      keys.scales = __ldg(reinterpret_cast<const Scales*>(scales) + keys.lane / 16);
+      keys.scales = __ldg(reinterpret_cast<const Scales*>(scales) + half);
     } else {
       keys.record = cache + int64_t(index) * Format::kTokenBytes;
-      keys.scales = __ldg(reinterpret_cast<const Scales*>(keys.record + Format::kScalesOffset) + keys.lane / 16);
+      keys.scales = __ldg(reinterpret_cast<const Scales*>(keys.record + Format::kScalesOffset) + half);
     }
     return keys;
   }
 
-  __device__ __forceinline__ static const uint8_t* record_of(const Keys& keys, int row) {
-    return reinterpret_cast<const uint8_t*>(__shfl_sync(~0u, reinterpret_cast<uint64_t>(keys.record), row));
+  __device__ __forceinline__ static const uint8_t* record_of(const Keys& keys, int lane) {
+    return reinterpret_cast<const uint8_t*>(__shfl_sync(~0u, reinterpret_cast<uint64_t>(keys.record), lane));
   }
 
   // The row and the tile, of a step's, that a lane has codes of; it has a quarter of its columns, 16.
@@ -188,7 +202,7 @@ class Loader {
   __device__ __forceinline__ static uint4 fetch(const Keys& keys, int vector, bool aligned) {
     const int lane = device::opaque(keys.lane), group = group_of(keys, vector / Config::kStepVectors);
     const int row = vector % Config::kStepVectors * Config::kStepRows + step_row(lane);
-    const uint8_t* record = record_of(keys, row);
+    const uint8_t* record = record_of(keys, kFirstLane + row);
     if (!record) return make_uint4(0, 0, 0, 0);
     record += group * Format::kScaleGroup + step_tile(lane) * Config::kTileColumns + lane % 4 * 16;
     if (aligned) return __ldg(reinterpret_cast<const uint4*>(record));
@@ -199,11 +213,13 @@ class Loader {
 
   // What the codes of a row and a scale group are to be multiplied by.
   __device__ __forceinline__ static auto factors(const Keys& keys, int row, int group) {
+    constexpr int kHalfGroups = kIsPlanar ? 4 : 2;
+    const int source = kFirstLane + row + group / kHalfGroups * Config::kWarpRows;
     if constexpr (kIsPlanar) {
-      const uint32_t word = __shfl_sync(~0u, keys.scales, row + group / 4 * 16);
+      const uint32_t word = __shfl_sync(~0u, keys.scales, source);
       return device::power_of(word >> group % 4 * 8 & 0xFF);
     } else {
-      const uint32_t word = __shfl_sync(~0u, group % 2 ? keys.scales.y : keys.scales.x, row + group / 2 * 16);
+      const uint32_t word = __shfl_sync(~0u, group % 2 ? keys.scales.y : keys.scales.x, source);
       return device::factors_of(__uint_as_float(word));
     }
   }
@@ -211,34 +227,55 @@ class Loader {
   // Converts a vector of codes and stores it.
   __device__ __forceinline__ void store(const Keys& keys, int vector, const uint4& codes) {
     const int lane = device::opaque(keys.lane), group = group_of(keys, vector / Config::kStepVectors);
-    const int first_row = step_row(lane), rows_below = vector % Config::kStepVectors * Config::kStepRows;
-    const auto scale = factors(keys, first_row + rows_below, group);
+    const int row = step_row(lane), rows_below = vector % Config::kStepVectors * Config::kStepRows;
+    const auto scale = factors(keys, row + rows_below, group);
     auto* tile =
         reinterpret_cast<uint8_t*>(shared_.k[keys.stage][group * Config::kStepTiles + step_tile(lane)].elements);
-    const int place = device::swizzled_chunk(warp_ * Config::kWarpRows + first_row, lane % 4 * 2);
+    const int place = device::swizzled_chunk(first_row() + row, lane % 4 * 2);
     const int offset = device::swizzled_rows_below(place, rows_below);
     // The second chunk is the neighbour of an even one.
     *reinterpret_cast<uint4*>(tile + offset) = device::dequantize(codes.x, codes.y, scale);
     *reinterpret_cast<uint4*>(tile + (offset ^ 16)) = device::dequantize(codes.z, codes.w, scale);
   }
 
-  // This warp's rows of some tiles are there.
+  // This warp's rows of some tiles are there. A pair's go to the other thread block, whose same warp sends as many.
+  template <bool SendsRows = true>
   __device__ __forceinline__ void complete(int first_tile, int tiles) {
     device::fence_async_proxy();
     __syncwarp();
-    if (lane() == 0) {
-      for (int i = 0; i < tiles; ++i) device::arrive(shared_.full[stage_][first_tile + i]);
+    if (lane() != 0) return;
+    for (int i = 0; i < tiles; ++i) {
+      device::Barrier& full = shared_.full[stage_][first_tile + i];
+      if constexpr (SendsRows && Config::kPairs) {
+        const uint32_t other = 1 - device::opaque(device::cluster_rank());
+        const auto* rows = reinterpret_cast<const uint8_t*>(shared_.k[stage_][first_tile + i].elements) +
+                           first_row() * Config::kTileRowBytes;
+        device::copy_to_block(device::address_in(other, rows), rows, Config::kWarpRowBytes,
+                              device::address_in(other, &full));
+        device::arrive_and_expect(full, Config::kWarpRowBytes);
+      } else {
+        device::arrive(full);
+      }
+    }
+  }
+
+  // Until both warpgroups, a pair's all four, have done with a half of this stage's values before a round.
+  __device__ __forceinline__ void wait_for_half(int half, uint32_t round) {
+    if constexpr (Config::kPairs) {
+      device::wait_for_cluster(shared_.empty[stage_][half], (round + 1) % 2);
+    } else {
+      device::wait(shared_.empty[stage_][half], (round + 1) % 2);
     }
   }
 
   // Starts copying rotary dimensions: eight lanes a row.
   __device__ __forceinline__ void copy_rotary(const Keys& keys, bool aligned) {
     auto* tile = reinterpret_cast<uint8_t*>(shared_.k[stage_][Config::kRotaryTile].elements);
-    const int first_row = keys.lane / 8, chunk = keys.lane % 8;
-    const int place = device::swizzled_chunk(warp_ * Config::kWarpRows + first_row, chunk);
+    const int row = keys.lane / 8, chunk = keys.lane % 8;
+    const int place = device::swizzled_chunk(warp_ * Config::kWarpBits + row, chunk);
 #pragma unroll
-    for (int i = 0; i < Config::kWarpRows; i += 4) {
-      const uint8_t* record = record_of(keys, i + first_row);
+    for (int i = 0; i < Config::kWarpBits; i += 4) {
+      const uint8_t* record = record_of(keys, i + row);
       const bool exists = record != nullptr;
       const auto* source =
           (exists ? record + Format::kRotaryOffset : static_cast<const uint8_t*>(params_.q)) + chunk * 16;
@@ -254,7 +291,8 @@ class Loader {
 
   __device__ __forceinline__ void complete_rotary() {
     device::wait_for_copies();
-    complete(Config::kRotaryTile, 1);
+    // Each of a pair has copied all of them: its weights will replace them before the other one might have read them.
+    complete<false>(Config::kRotaryTile, 1);
   }
 
   // Those blocks of the piece that go to this warpgroup's stage.
@@ -276,7 +314,7 @@ class Loader {
 #pragma unroll
       for (int i = 0; i < Config::kVectorsAhead; ++i) codes[i] = fetch(keys, i, aligned);
 
-      device::wait(shared_.empty[stage_][stage_], (round + 1) % 2);
+      wait_for_half(stage_, round);
       if (lane() == 0) reinterpret_cast<uint16_t*>(shared_.valid[stage_])[warp_] = uint16_t(valid);
       if (rotary_comes_first) copy_rotary(keys, aligned);
 #pragma unroll
@@ -284,7 +322,7 @@ class Loader {
         const int step = i / Config::kStepVectors;
         if (i % Config::kStepVectors == 0 && step == own_steps) {
           if (rotary_comes_first) complete_rotary();
-          device::wait(shared_.empty[stage_][1 - stage_], (round + 1) % 2);
+          wait_for_half(1 - stage_, round);
           if (!rotary_comes_first) copy_rotary(keys, aligned);
         }
         uint4& here = codes[i % Config::kVectorsAhead];

@@ -40,11 +40,22 @@ struct SparseDecodeParams {
   float scale;
 };
 
-// Each instance, by the format of the caches: a launch, and what makes its kernel ready on the current device. The latter
-// must have run there before the former is captured in a graph.
+// Whether a query token's tiles of heads can be shared out to pairs of thread blocks: two or four side by side, and none left
+// over.
+inline bool sparse_decode_makes_pairs(int h_q) {
+  const int tiles = (h_q + kSparseDecodeTileRows - 1) / kSparseDecodeTileRows;
+  return tiles == 2 || tiles % 4 == 0;
+}
+
+// Each instance, by the format of the caches, and whether thread blocks make pairs: a launch, and what makes its kernel ready
+// on the current device. The latter must have run there before the former is captured in a graph.
 cudaError_t launch_sparse_decode_sm90_v32(const SparseDecodeParams& params, int num_sms, cudaStream_t stream);
+cudaError_t launch_sparse_decode_sm90_v32_pairs(const SparseDecodeParams& params, int num_sms, cudaStream_t stream);
 cudaError_t launch_sparse_decode_sm90_model1(const SparseDecodeParams& params, int num_sms, cudaStream_t stream);
+cudaError_t launch_sparse_decode_sm90_model1_pairs(const SparseDecodeParams& params, int num_sms, cudaStream_t stream);
 cudaError_t initialize_sparse_decode_sm90_v32();
+cudaError_t initialize_sparse_decode_sm90_v32_pairs();
 cudaError_t initialize_sparse_decode_sm90_model1();
+cudaError_t initialize_sparse_decode_sm90_model1_pairs();
 
 }  // namespace jax_flash_mla

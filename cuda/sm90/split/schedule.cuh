@@ -14,6 +14,7 @@
 #pragma once
 
 #include "cuda/device/barrier.cuh"
+#include "cuda/device/math.cuh"
 #include "cuda/sm90/split/work.h"
 
 namespace jax_flash_mla::split_sm90 {
@@ -167,7 +168,8 @@ __device__ __forceinline__ Work find_work(const Problem& problem, int part, Sear
 template <typename Problem>
 __device__ __forceinline__ void find_splits(const Problem& problem, Splits& splits) {
   const Layout& layout = problem.layout();
-  const int lane = threadIdx.x % 32;
+  // Not kept from when the part was found: registers are few.
+  const int lane = device::opaque(threadIdx.x) % 32;
   if (lane == 0) splits.count = 0;
   __syncwarp();
   const Scan scan = scan_requests(problem, lane, 32);
