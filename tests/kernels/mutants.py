@@ -114,11 +114,7 @@ SPARSE_DECODE = Target(
 SPARSE_DECODE_PAIRS = Target(
     r"sparse_decode.*V32ELb1",
     sparse_decode_problem,
-    (
-        dict(b=3, topk=200, lengths=[200, 70, 0], extra_topk=70, extra_lengths=[70, 0, 7], h_q=70, sink=True),
-        dict(b=2, topk=700, h_q=70),
-        dict(b=4, topk=64, h_q=70),
-    ),
+    (dict(TWO_CACHES, h_q=70), dict(b=2, topk=1000, h_q=70)),
     sms=8,
 )
 SPARSE_BACKWARD = Target(
