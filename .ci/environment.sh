@@ -60,5 +60,5 @@ system_packages() {
 install_offline() {
   pip install --no-deps $(grep -oE '^[a-z-]+==[0-9.]+' third_party/headers.lock | grep -v ^jaxlib)
   pip install cmake ninja 'scikit-build-core>=0.11'
-  JAX_FLASH_MLA_CUDA=system PIP_NO_INDEX=1 PIP_FIND_LINKS='' pip install --no-build-isolation --no-deps "$@" .
+  JAX_FLASH_MLA_CUDA="${JAX_FLASH_MLA_CUDA:-system}" PIP_NO_INDEX=1 PIP_FIND_LINKS='' pip install --no-build-isolation --no-deps "$@" .
 }
