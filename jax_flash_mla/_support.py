@@ -52,16 +52,24 @@ MOST_ROW_BYTES = 1 << 30
 TILES_AT_ONCE = 132
 
 
+def _tiles_of_heads(h_q) -> int:
+    return -(-h_q // SIZES["sparse_prefill"]["tile_rows"])
+
+
+def _most_rows(d_qk, dtype) -> int:
+    return MOST_ROW_BYTES // (d_qk * jnp.dtype(dtype).itemsize)
+
+
 def _rows_workspace(s_q, h_q, topk, d_qk, dtype) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Rows of gradients of keys, of a chunk of query tokens: of each tile of heads one for every index.
 
     Raises:
       NotImplementedError: a query token has more of them than there may be.
     """
-    most = MOST_ROW_BYTES // (d_qk * jnp.dtype(dtype).itemsize)
+    most = _most_rows(d_qk, dtype)
     if any(check.is_symbolic(size) for size in (s_q, h_q, topk)):
         return (jax.ShapeDtypeStruct((most, d_qk), dtype),)
-    tiles = -(-h_q // SIZES["sparse_prefill"]["tile_rows"])
+    tiles = _tiles_of_heads(h_q)
     if tiles * topk > most:
         raise NotImplementedError(
             f"deterministic=True needs topk to be at most {most // tiles} with {h_q} heads of {d_qk} dimensions, "
@@ -103,8 +111,7 @@ def _one_of(name: str, *values) -> Limit:
 def _rows_of_a_token_fit(h_q, d_qk, topk, deterministic) -> bool:
     if not deterministic or check.is_symbolic(topk) or check.is_symbolic(h_q):
         return True
-    tiles = -(-h_q // SIZES["sparse_prefill"]["tile_rows"])
-    return tiles * topk <= MOST_ROW_BYTES // (d_qk * 2)
+    return _tiles_of_heads(h_q) * topk <= _most_rows(d_qk, jnp.bfloat16)
 
 
 # Rows of a request are counted in int32, up to the end of the last tile.
