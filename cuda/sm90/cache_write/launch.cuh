@@ -22,13 +22,11 @@ cudaError_t initialize() {
 template <typename Format>
 cudaError_t launch(const CacheWriteParams& params, cudaStream_t stream) {
   if (params.slots && params.tokens > kMostSearched) {
-    const SlotClaims& claims = params.claims;
-    for (int32_t* list : {claims.slots, claims.last}) {
-      const cudaError_t error = cudaMemsetAsync(list, 0xFF, size_t(claims.places) * sizeof(int32_t), stream);
-      if (error != cudaSuccess) return error;
-    }
+    const size_t bytes = 2 * size_t(params.claims.places) * sizeof(int32_t);
+    cudaError_t error = cudaMemsetAsync(params.claims.slots, 0xFF, bytes, stream);
+    if (error != cudaSuccess) return error;
     const device::Blocks blocks = {blocks_for(params.tokens, kThreads), kThreads, 0, false};
-    const cudaError_t error = device::launch(claim_kernel<Format>, blocks, stream, params);
+    error = device::launch(claim_kernel<Format>, blocks, stream, params);
     if (error != cudaSuccess) return error;
   }
   const device::Blocks blocks = {blocks_for(params.tokens, kWarps), kThreads, 0, false};

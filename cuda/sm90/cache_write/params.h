@@ -20,7 +20,7 @@ inline constexpr int kCacheWriteClaimPlaces = 2;
 // Which tokens have claimed a slot: a hash table.
 struct SlotClaims {
   int32_t* slots;  // -1 where nothing is
-  int32_t* last;   // of the tokens for that slot
+  int32_t* last;   // of the tokens for that slot; behind all slots
   uint32_t places;
 };
 
