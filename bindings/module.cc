@@ -5,9 +5,9 @@
 #include <type_traits>
 
 #include "bindings/handlers.h"
+#include "cuda/mha/forward_params.h"
 #include "cuda/sm90/cache_write/params.h"
 #include "cuda/sm90/dense_decode/params.h"
-#include "cuda/sm90/mha_forward/params.h"
 #include "cuda/sm90/sparse_backward/params.h"
 #include "cuda/sm90/sparse_decode/params.h"
 #include "cuda/sm90/sparse_prefill/params.h"

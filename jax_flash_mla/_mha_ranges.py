@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jax_flash_mla.reference.mha import in_order
 
-# As in cuda/sm90/mha/range.h.
+# As in cuda/mha/range.h.
 FIELDS = ("first", "length", "gap", "other_first", "other_length", "sound")
 
 

@@ -1,7 +1,7 @@
 // Multi-head attention, forward, on the CPU: what the tests of everything around the kernels run where there is no GPU.
 #pragma once
 
-#include "cuda/sm90/mha_forward/params.h"
+#include "cuda/mha/forward_params.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace jax_flash_mla {

@@ -8,15 +8,12 @@
 #include <utility>
 
 #include "cuda/device/barrier.cuh"
+#include "cuda/device/registers.cuh"
 #include "cuda/device/swizzle.cuh"
 
 namespace jax_flash_mla::device {
 
 using cute::SM90::GMMA::ScaleOut;
-
-// The same in all lanes of a warp, and known to be by the compiler, which then keeps it, and what is computed from it, in
-// uniform registers. It does not see through it: nothing is computed ahead and kept.
-__device__ __forceinline__ uint32_t uniform(uint32_t x) { return __shfl_sync(~0u, x, 0); }
 
 // An operand in shared memory: tiles in the 128-byte swizzle, whose eight-row atoms follow each other.
 struct Operand {
@@ -51,19 +48,6 @@ __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_grou
 template <int Pending>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
-}
-
-// Keeps the compiler from moving accesses of registers over this point.
-template <typename T, size_t N>
-__device__ __forceinline__ void pin_registers(T (&registers)[N]) {
-#pragma unroll
-  for (size_t i = 0; i < N; ++i) {
-    if constexpr (std::is_same_v<T, float>) {
-      asm volatile("" : "+f"(registers[i])::"memory");
-    } else {
-      asm volatile("" : "+r"(registers[i])::"memory");
-    }
-  }
 }
 
 namespace detail {

@@ -1,27 +1,14 @@
 // The launches of one instance of SM90 multi-head attention, backward.
 #pragma once
 
-#include <type_traits>
 #include <utility>
 
 #include "cuda/device/launch.h"
-#include "cuda/device/tensor_map.h"
+#include "cuda/mha/tensor_map.h"
 #include "cuda/sm90/mha_backward/key_gradients.cuh"
 #include "cuda/sm90/mha_backward/query_gradient.cuh"
 
 namespace jax_flash_mla::mha_backward_sm90 {
-
-// Tokens of all packs × columns of all heads, in boxes of one panel's columns. Where there are no tokens nothing is copied.
-template <typename Config>
-cudaError_t make_map(CUtensorMap* map, const void* base, const MhaSide& side, int heads, int dims, int box_tokens) {
-  constexpr bool kIsBf16 = std::is_same_v<typename Config::Element, __nv_bfloat16>;
-  constexpr auto kType = kIsBf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-  const uint64_t rows = uint64_t(side.packs) * side.tokens, columns = uint64_t(heads) * dims;
-  *map = {};
-  if (rows == 0) return cudaSuccess;
-  return device::make_tensor_map(map, kType, base, columns, rows, columns * sizeof(typename Config::Element),
-                                 Config::kPanelColumns, box_tokens);
-}
 
 // Maps of queries and their cotangents, and of keys and values: tiles of the one, and blocks of the other.
 template <typename Config>
@@ -33,10 +20,13 @@ cudaError_t make_maps(Maps* maps, const MhaBackwardParams& p, bool tiles_of_quer
     std::swap(q, k);
     std::swap(d_out, v);
   }
-  for (const cudaError_t error : {make_map<Config>(q, p.q, p.queries, p.h_q, Config::kDimQK, q_box),
-                                  make_map<Config>(d_out, p.d_out, p.queries, p.h_q, Config::kDimV, q_box),
-                                  make_map<Config>(k, p.k, p.keys, p.h_kv, Config::kDimQK, k_box),
-                                  make_map<Config>(v, p.v, p.keys, p.h_kv, Config::kDimV, k_box)}) {
+  const auto make = [](CUtensorMap* map, const void* base, const MhaSide& side, int heads, int dims, int box) {
+    return mha::make_token_map<typename Config::Element>(map, base, side.packs, side.tokens, heads, dims, box);
+  };
+  for (const cudaError_t error :
+       {make(q, p.q, p.queries, p.h_q, Config::kDimQK, q_box),
+        make(d_out, p.d_out, p.queries, p.h_q, Config::kDimV, q_box),
+        make(k, p.k, p.keys, p.h_kv, Config::kDimQK, k_box), make(v, p.v, p.keys, p.h_kv, Config::kDimV, k_box)}) {
     if (error != cudaSuccess) return error;
   }
   return cudaSuccess;

@@ -4,7 +4,7 @@
 #include "cuda/device/barrier.cuh"
 #include "cuda/device/copy.cuh"
 #include "cuda/device/math.cuh"
-#include "cuda/sm90/mha/tiles.cuh"
+#include "cuda/mha/tiles.cuh"
 #include "cuda/sm90/mha_backward/config.h"
 
 namespace jax_flash_mla::mha_backward_sm90 {
@@ -24,7 +24,7 @@ class Loader {
     const MhaSide &own = kTilesOfQueries ? params_.queries : params_.keys,
                   &other = kTilesOfQueries ? params_.keys : params_.queries;
     const int group = params_.h_q / params_.h_kv;
-    mha_sm90::Tiles<Config::kTileTokens> tiles(own, kTilesOfQueries ? params_.h_q : params_.h_kv);
+    mha::Tiles<Config::kTileTokens> tiles(own, kTilesOfQueries ? params_.h_q : params_.h_kv);
     uint32_t count = 0, round = 0;
     for (; tiles.next(); ++count) {
       const MhaRange& range = own.ranges[tiles.current.range];
@@ -52,8 +52,7 @@ class Loader {
 
   // Causal sequences are aligned at the last key: query i of n sees the keys up to i + keys - n. `first_visible` is how many
   // keys the tile's first query sees, and each one more; or the first query that sees the tile's first key.
-  __device__ __forceinline__ Item describe(const MhaSide& own, const mha_sm90::Tile& tile,
-                                           const MhaRange& range) const {
+  __device__ __forceinline__ Item describe(const MhaSide& own, const mha::Tile& tile, const MhaRange& range) const {
     const int first = tile.block * Config::kTileTokens, shift = range.other_length - range.length;
     Item item = {};
     item.first_row = int64_t(tile.pack) * own.tokens + range.first + (tile.is_gap ? range.length : 0) + first;

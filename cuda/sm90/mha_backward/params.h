@@ -5,8 +5,7 @@
 
 #include <cstdint>
 
-#include "cuda/sm90/mha/range.h"
-#include "cuda/sm90/mha_forward/params.h"
+#include "cuda/mha/forward_params.h"
 
 namespace jax_flash_mla {
 

@@ -5,7 +5,7 @@
 #include "cuda/device/barrier.cuh"
 #include "cuda/device/math.cuh"
 #include "cuda/device/wgmma.cuh"
-#include "cuda/sm90/mha/tiles.cuh"
+#include "cuda/mha/tiles.cuh"
 #include "cuda/sm90/mha_backward/config.h"
 
 namespace jax_flash_mla::mha_backward_sm90 {
@@ -127,7 +127,7 @@ class Warpgroup {
     const bool exists = row < item().rows;
     const int64_t token = item().first_row + (exists ? row : 0);
     if (const int pack = item().pack; pack >= 0 && exists) {
-      if (mha_sm90::is_claimed(side, pack, int(token - int64_t(pack) * side.tokens))) factor = device::kNaN;
+      if (mha::is_claimed(side, pack, int(token - int64_t(pack) * side.tokens))) factor = device::kNaN;
     }
     device::store_row(sums, r, exists, static_cast<Element*>(result) + (token * heads + item().head) * kDims, false,
                       factor);

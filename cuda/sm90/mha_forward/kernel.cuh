@@ -15,7 +15,7 @@
 #include "cuda/device/copy.cuh"
 #include "cuda/device/math.cuh"
 #include "cuda/device/wgmma.cuh"
-#include "cuda/sm90/mha/tiles.cuh"
+#include "cuda/mha/tiles.cuh"
 #include "cuda/sm90/mha_forward/config.h"
 
 namespace jax_flash_mla::mha_forward_sm90 {
@@ -36,10 +36,10 @@ class Loader {
       : params_(params), maps_(maps), shared_(shared) {}
 
   __device__ __forceinline__ void run() {
-    mha_sm90::Tiles<Config::kBlockM> tiles(params_.queries, params_.h_q);
+    mha::Tiles<Config::kBlockM> tiles(params_.queries, params_.h_q);
     uint32_t count = 0, round = 0;
     for (; tiles.next(); ++count) {
-      const mha_sm90::Tile& tile = tiles.current;
+      const mha::Tile& tile = tiles.current;
       const MhaRange& range = params_.queries.ranges[tile.range];
       const Item item = describe(tile, range);
       announce(item, count);
@@ -64,7 +64,7 @@ class Loader {
   typename Config::SharedStorage& shared_;
 
   // Backwards along the queries: of a causal sequence the longest tiles come first.
-  __device__ __forceinline__ Item describe(const mha_sm90::Tile& tile, const MhaRange& range) const {
+  __device__ __forceinline__ Item describe(const mha::Tile& tile, const MhaRange& range) const {
     const MhaSide& queries = params_.queries;
     const int first = (tile.is_gap ? tile.block : tile.blocks - 1 - tile.block) * Config::kBlockM;
     const int before = tile.is_gap ? range.first + range.length : range.first;
@@ -335,7 +335,7 @@ class Attention {
       const int64_t place = (item.first_row + (exists ? row : 0)) * params_.h_q + item.head;
       if (item.pack >= 0 && exists) {
         const int token = int(item.first_row + row - int64_t(item.pack) * params_.queries.tokens);
-        if (mha_sm90::is_claimed(params_.queries, item.pack, token)) row_sum_[r] = device::kNaN;
+        if (mha::is_claimed(params_.queries, item.pack, token)) row_sum_[r] = device::kNaN;
       }
       const bool attends = row_sum_[r] != 0.0f;
       if (exists && lane_ % 4 == 0) {

@@ -1,31 +1,9 @@
-// What a launch of multi-head attention, forward, takes. Plain data: no JAX, XLA or Python type enters here.
+// The launches of multi-head attention on SM90, forward.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
-#include <cstdint>
-
-#include "cuda/sm90/mha/range.h"
+#include "cuda/mha/forward_params.h"
 
 namespace jax_flash_mla {
-
-// Dimensions of a value; keys have 128 or 192.
-inline constexpr int kMhaDimV = 128;
-
-struct MhaForwardParams {
-  // Operands.
-  const void* q;    // [packs, tokens_q, h_q, d], 16-byte aligned
-  const void* k;    // [packs, tokens_kv, h_kv, d], likewise
-  const void* v;    // [packs, tokens_kv, h_kv, 128], likewise
-  MhaSide queries;  // opposite: keys
-  // Results.
-  void* out;   // [packs, tokens_q, h_q, 128]
-  float* lse;  // [packs, tokens_q, h_q]
-  // Sizes; heads are at least 1, and h_kv divides h_q.
-  int32_t tokens_kv, h_q, h_kv;
-  float scale;
-  bool causal;
-};
 
 // Each instance, by element type and dimensions of a key: a launch, and what makes its kernel ready on the current device.
 // The latter must have run there before the former is captured in a graph.

@@ -8,9 +8,9 @@
 
 #include <cstdint>
 
-#include "cuda/sm90/mha/range.h"
+#include "cuda/mha/range.h"
 
-namespace jax_flash_mla::mha_sm90 {
+namespace jax_flash_mla::mha {
 
 struct Tile {
   int range;  // of all packs
@@ -95,4 +95,4 @@ __device__ __forceinline__ bool is_claimed(const MhaSide& side, int pack, int to
   return false;
 }
 
-}  // namespace jax_flash_mla::mha_sm90
+}  // namespace jax_flash_mla::mha
