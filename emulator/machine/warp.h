@@ -139,10 +139,11 @@ class Warp {
   void set_predicate(const Operand& operand, Mask values, Mask mask);
 
   // --- Memory
-  // The addresses that an address operand has in each lane.
+  // The addresses that an address operand has in each lane. Those of 32 bits end where 32 bits do, as the registers' own sums.
   void addresses(const Operand& operand, uint64_t (&out)[kLanes]) const;
   uint64_t address(const Operand& operand, int lane) const {
-    return (operand.bits == 0 ? 0 : get_any(operand, lane)) + uint64_t(operand.displacement);
+    const uint64_t sum = (operand.bits == 0 ? 0 : get_any(operand, lane)) + uint64_t(operand.displacement);
+    return operand.bits == 32 ? uint32_t(sum) : sum;
   }
   // Where the bytes of an address are, after checking that `lane` may access them so; they are aligned to `alignment`.
   std::byte* resolve(Space space, uint64_t address, size_t bytes, Access access, int lane, size_t alignment);

@@ -24,6 +24,21 @@ def random_cells(name: str, ctas: int = 1) -> np.ndarray:
     return rng(name).integers(0, 1 << 32, (ctas, LANES, COLUMNS), dtype=np.uint32)
 
 
+class AddressTest(Sm100Test):
+    def test_a_register_and_a_number_wrap_together(self):
+        """A shared address is of 32 bits, and so is what the compiler adds to one that it has made too small before."""
+        body = """
+        mov.u32 %r0, smem;
+        sub.u32 %r0, %r0, 65536;
+        st.shared.b32 [%r0+65600], 7;
+        ld.shared.b32 %r1, [smem+64];
+        st.global.b32 [%out], %r1;
+        """
+        made = kernel({"out": Output((1,), np.uint32)}, body, block=1, dynamic_shared=128, target="sm_100a")
+        (out,) = self.emulator.run(made)
+        np.testing.assert_array_equal(out, 7)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # ld, st
 
