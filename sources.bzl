@@ -41,7 +41,10 @@ SOURCES = {
             "sm90/sparse_prefill/launch_bf16_512.cu",
             "sm90/sparse_prefill/launch_bf16_576.cu",
         ],
-        "100f": [],
+        "100f": [
+            "sm100/mha_forward/launch_bf16_128.cu",
+            "sm100/mha_forward/launch_bf16_192.cu",
+        ],
     },
     "bindings": [
         "append.cc",

@@ -36,18 +36,20 @@ inline xla::ffi::Error clear_scratch(const char* operation, float* scratch, size
 }
 
 // Loads instances on the current device and sets their attributes, which must not happen while a graph is captured.
-// `kernels_for(device, kind)` for each kind.
+// `kernel_for(device, kind)` for each kind; an architecture may have kernels for some of them.
 template <typename KernelFor, typename Kind>
 xla::ffi::Error initialize_kernels(const char* operation, const KernelFor& kernel_for,
                                    std::initializer_list<Kind> kinds) {
   const auto device = current_device();
   if (device.has_error()) return device.error();
+  bool has_kernel = false;
   for (const Kind& kind : kinds) {
     const auto kernel = kernel_for(**device, kind);
-    if (!kernel.initialize) return no_kernel_for(**device, operation);
+    if (!kernel.initialize) continue;
+    has_kernel = true;
     if (auto error = to_error(kernel.initialize(), "loading ", operation); error.failure()) return error;
   }
-  return xla::ffi::Error::Success();
+  return has_kernel ? xla::ffi::Error::Success() : no_kernel_for(**device, operation);
 }
 
 }  // namespace jax_flash_mla

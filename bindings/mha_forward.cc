@@ -6,6 +6,7 @@
 #include "bindings/checks.h"
 #include "bindings/define_handlers.h"
 #include "bindings/kernel.h"
+#include "cuda/sm100/mha_forward/params.h"
 #include "cuda/sm90/mha_forward/params.h"
 #ifdef JAX_FLASH_MLA_TESTING
 #include "bindings/testing/host_mha_forward.h"
@@ -34,6 +35,12 @@ Kernel<MhaForwardParams> kernel_for(const Device& device, const Kind& kind) {
     }
     if (kind.d_qk == 192) return {launch_mha_forward_sm90_fp16_192, initialize_mha_forward_sm90_fp16_192};
     return {launch_mha_forward_sm90_fp16_128, initialize_mha_forward_sm90_fp16_128};
+  }
+#endif
+#ifdef JAX_FLASH_MLA_SM100
+  if (device.major == 10 && kind.type == ffi::BF16) {
+    if (kind.d_qk == 192) return {launch_mha_forward_sm100_bf16_192, initialize_mha_forward_sm100_bf16_192};
+    return {launch_mha_forward_sm100_bf16_128, initialize_mha_forward_sm100_bf16_128};
   }
 #endif
   return {};

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jax_flash_mla import _vma
+from jax_flash_mla import _support, _vma
 from jax_flash_mla._stage import Pool, Stage
 
 # Names for jax.checkpoint policies; a policy that saves them spares the second forward call.
@@ -27,6 +27,7 @@ class Differentiable:
     """A forward stage joined to the stage that computes its gradients.
 
     Attributes:
+      name: of the operation.
       forward: its first result is ``out``, its last ``lse``; any between have no gradient.
       operands: the forward's operands that have a gradient, in the order in which the
         backward stage returns them. ``attn_sink`` comes last where there is one.
@@ -34,6 +35,7 @@ class Differentiable:
         It always has a sink; −inf stands for none.
     """
 
+    name: str
     forward: Stage
     backward: Stage
     operands: tuple[str, ...]
@@ -69,6 +71,7 @@ def attention(
     cotangents = {"out": out, "lse": lse, "d_out": out, "d_lse": lse}
     gradients = tuple(operands[operand] for operand in differentiable)
     return Differentiable(
+        name=name,
         forward=Stage(f"{name}_forward", reference.forward, operands, results, pools, kernel),
         backward=Stage(
             f"{name}_backward", reference.backward, operands | cotangents, gradients, pools, backward_kernel
@@ -97,6 +100,7 @@ def _call_bwd(operation, config, residuals, cotangents):
         no_sink = jnp.full((1, given["q"].shape[heads]), -jnp.inf, jnp.float32)
         arguments["attn_sink"] = _vma.vary_like(no_sink, given["q"])
     wanted = [name for name in operation.operands if arguments[name] is not None]
+    config = dataclasses.replace(config, implementation=_support.of_gradients(operation.name, config.implementation))
     computed = operation.backward(config, **arguments, out=out, lse=lse, d_out=cotangents[0], d_lse=cotangents[-1])
     gradients = dict(zip(wanted, computed, strict=True))
     # No gradient for integers, nor for operands that were not given.

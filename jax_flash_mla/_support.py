@@ -1,9 +1,10 @@
 """What runs where, and why not: the one table.
 
 ``LIMITS`` says which shapes and dtypes a kernel takes; ``WRITTEN`` for which GPU
-architectures there is one, and ``KERNELS`` which of those this build has. Everything
-else runs in pure JAX. ``SIZES`` are those that kernels are compiled with, ``WORKSPACES``
-the scratch that follows from them.
+architectures there is one, and ``KERNELS`` which of those this build has;
+``ARCHITECTURE_LIMITS`` what one of them takes less of, and ``GRADIENTS`` where kernels
+compute gradients, too. Everything else runs in pure JAX. ``SIZES`` are those that kernels
+are compiled with, ``WORKSPACES`` the scratch that follows from them.
 """
 
 from __future__ import annotations
@@ -152,6 +153,9 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
     "quantize": (_FP8_FORMAT,),
     "append": (_FP8_FORMAT,),
 }
+ARCHITECTURE_LIMITS: dict[tuple[str, str], tuple[Limit, ...]] = {
+    ("mha", "sm100"): (_one_of("dtype", "bfloat16"),),
+}
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "dense_decode": ("dtype", "h_q", "h_kv", "d_qk", "d_v", "s_q", "page_size"),
     "sparse_decode": ("dtype", "h_q", "d_qk", "d_v", "s_q", "topk", "page_size", "kv_format"),
@@ -163,9 +167,14 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 WRITTEN: dict[str, frozenset[str]] = {operation: frozenset() for operation in LIMITS} | {
     "append": frozenset({"sm90"}),
     "dense_decode": frozenset({"sm90"}),
-    "mha": frozenset({"sm90"}),
+    "mha": frozenset({"sm90", "sm100"}),
     "quantize": frozenset({"sm90"}),
     "sparse_decode": frozenset({"sm90"}),
+    "sparse_prefill": frozenset({"sm90"}),
+}
+# Of the operations whose gradients have kernels: on other architectures they are pure JAX.
+GRADIENTS: dict[str, frozenset[str]] = {
+    "mha": frozenset({"sm90"}),
     "sparse_prefill": frozenset({"sm90"}),
 }
 KERNELS: dict[str, frozenset[str]] = {
@@ -210,21 +219,27 @@ def supports(operation: str, *, arch: str | None = None, **shapes_and_dtypes) ->
         written = WRITTEN[operation].intersection(wanted or ARCHITECTURES)
         why = f": {_extension.UNAVAILABLE}" if written and _extension.UNAVAILABLE else ""
         return f"this build has no {operation} kernel{where}{why}."
+    # Where no architecture is known yet, one that takes this is enough.
+    unfit_on = [_unfit(operation, shapes_and_dtypes, name) for name in wanted or sorted(KERNELS[operation])]
+    if all(unfit_on) or (wanted and any(unfit_on)):
+        return next(filter(None, unfit_on))
     return _old_driver() if local_architectures() else None
 
 
-def _unfit(operation: str, shapes_and_dtypes) -> str | None:
-    """Why no kernel takes arguments like these, on whatever device."""
+def _unfit(operation: str, shapes_and_dtypes, arch: str | None = None) -> str | None:
+    """Why no kernel takes arguments like these, on whatever device; or none of an architecture, for its own limits."""
     for name in shapes_and_dtypes:
         if name not in ARGUMENTS[operation]:
             raise TypeError(f"{name} is not an argument of {operation}, which has {', '.join(ARGUMENTS[operation])}.")
     known = {name: _plain(name, value) for name, value in shapes_and_dtypes.items()}
-    for limit in LIMITS[operation]:
+    limits = LIMITS[operation] if arch is None else ARCHITECTURE_LIMITS.get((operation, arch), ())
+    kernel = f"the {operation} kernel{f' for {arch}' if arch else ''}"
+    for limit in limits:
         if all(name in known for name in limit.names):
             values = tuple(known[name] for name in limit.names)
             if not limit.holds(*values):
                 named, got = (", ".join(map(str, x)) for x in (limit.names, values))
-                return f"the {operation} kernel needs {named} to be {limit.text}, got {got}."
+                return f"{kernel} needs {named} to be {limit.text}, got {got}."
     return None
 
 
@@ -278,12 +293,26 @@ def _choose(operation, implementation, shapes_and_dtypes) -> tuple[str, str]:
     if implementation == "cuda":
         if reason is not None:
             raise NotImplementedError(f'implementation="cuda" was asked for, but {reason}')
-        return "cuda", "a kernel runs this."
+        return "cuda", _what_runs(operation)
     if reason is not None:
         return "xla", reason
     if local_architectures():
-        return "auto", "a kernel runs this."
+        return "auto", _what_runs(operation)
     return "auto", "this process has no CUDA device; compiled for one, a kernel runs this."
+
+
+def of_gradients(operation: str, implementation: str) -> str:
+    """What computes the gradients of a call that ``resolve`` has decided on."""
+    return "xla" if implementation in ("cuda", "auto") and _lacks_gradients(operation) else implementation
+
+
+def _what_runs(operation: str) -> str:
+    return f"a kernel runs this{', and XLA its gradients' if _lacks_gradients(operation) else ''}."
+
+
+def _lacks_gradients(operation: str) -> bool:
+    """Whether kernels compute gradients of it elsewhere, but not on this process's CUDA devices."""
+    return operation in GRADIENTS and not GRADIENTS[operation].issuperset(local_architectures())
 
 
 @functools.cache

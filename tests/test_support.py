@@ -1,5 +1,6 @@
 """What runs where, and why: the support table and what speaks of it."""
 
+import contextlib
 import subprocess
 import sys
 import types
@@ -15,6 +16,21 @@ import jax_flash_mla as fm
 from jax_flash_mla import _extension, _support
 
 OPERATIONS = ("dense_decode", "sparse_decode", "sparse_prefill", "mha", "quantize", "append")
+
+
+@contextlib.contextmanager
+def on_devices(architectures, **kernels):
+    """A process with CUDA devices of these architectures, and a build with these kernels."""
+    table = {name: frozenset(kernels.get(name, ())) for name in _support.KERNELS}
+    new = types.SimpleNamespace(cuda_version=13000, driver_version=lambda: 13010)
+    with (
+        mock.patch.object(_support, "KERNELS", table),
+        mock.patch.object(_extension, "EXTENSION", new),
+        mock.patch.object(_support, "local_architectures", lambda: tuple(sorted(architectures))),
+    ):
+        _support._old_driver.cache_clear()
+        yield
+    _support._old_driver.cache_clear()
 
 
 class SupportTest(parameterized.TestCase):
@@ -36,6 +52,38 @@ class SupportTest(parameterized.TestCase):
     )
     def test_limits(self, operation, arguments, text):
         self.assertRegex(fm.supports(operation, **arguments), f"^the {operation} kernel needs {text}")
+
+    def test_limits_of_an_architecture(self):
+        both = frozenset({"sm90", "sm100"})
+        for kernels, devices, arguments, refused in (
+            (both, (), dict(dtype="float16"), False),  # compiled for whatever there is then
+            (both, (), dict(dtype="float16", arch="sm90"), False),
+            (both, (), dict(dtype="float16", arch="sm100"), True),
+            (both, (), dict(dtype="bfloat16", arch="sm100"), False),
+            ({"sm100"}, (), dict(dtype="float16"), True),
+            (both, ("sm100",), dict(dtype="float16"), True),
+            (both, ("sm100", "sm90"), dict(dtype="float16"), True),
+            (both, ("sm90",), dict(dtype="float16"), False),
+            (both, ("sm100", "sm90"), dict(dtype="bfloat16"), False),
+        ):
+            with on_devices(devices, mha=kernels):
+                reason = fm.supports("mha", **arguments)
+            text = "the mha kernel for sm100 needs dtype to be one of bfloat16, got float16."
+            self.assertEqual(reason, text if refused else None)
+
+    @parameterized.parameters(
+        ("mha", (), "auto", "this process has no CUDA device; compiled for one, a kernel runs this."),
+        ("mha", ("sm90",), "auto", "a kernel runs this."),
+        ("mha", ("sm100",), "xla", "a kernel runs this, and XLA its gradients."),
+        ("mha", ("sm100", "sm90"), "xla", "a kernel runs this, and XLA its gradients."),
+        ("dense_decode", ("sm90",), "auto", "a kernel runs this."),
+    )
+    def test_gradients(self, operation, devices, chosen, reason):
+        """What a call says of them, and what they get where the call gets a kernel."""
+        with on_devices(devices, **{operation: {"sm90", "sm100"}}):
+            self.assertEqual(fm.which_implementation(operation), ("cuda" if devices else "xla", reason))
+            self.assertEqual(_support.of_gradients(operation, "auto"), chosen)
+            self.assertEqual(_support.of_gradients(operation, "xla"), "xla")
 
     @parameterized.product(operation=OPERATIONS, arch=(None, "sm90", "sm100"))
     def test_kernels_of_this_build(self, operation, arch):

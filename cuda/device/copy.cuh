@@ -1,4 +1,4 @@
-// Copies from global into shared memory.
+// Copies from global into shared memory, and stores that are wider than those of C++.
 #pragma once
 
 #include <cuda.h>
@@ -50,6 +50,15 @@ __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_
 // Arrives when all copies that this thread has started are there. One of the barrier's expected arrivals.
 __device__ __forceinline__ void arrive_after_copies(Barrier& barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&barrier)) : "memory");
+}
+
+// --- Stores of SM100.
+
+// Eight words side by side in global memory, 32-byte aligned: a whole sector of the L2 cache.
+__device__ __forceinline__ void store_32_bytes(void* target, const uint32_t* x) {
+  asm volatile("st.global.v8.b32 [%0], {%1, %2, %3, %4, %5, %6, %7, %8};" ::"l"(__cvta_generic_to_global(target)),
+               "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(x[4]), "r"(x[5]), "r"(x[6]), "r"(x[7])
+               : "memory");
 }
 
 }  // namespace jax_flash_mla::device

@@ -80,6 +80,36 @@ __device__ __forceinline__ uint32_t fma_pairs(uint32_t x, uint32_t y, uint32_t z
   return sum;
 }
 
+// Two floats at once, each with its own: x + y, and x · y + z, rounded once.
+__device__ __forceinline__ float2 add_two(float2 x, float2 y) {
+  float2 sum;
+  asm("{\n"
+      ".reg .b64 a, b;\n"
+      "mov.b64 a, {%2, %3};\n"
+      "mov.b64 b, {%4, %5};\n"
+      "add.rn.f32x2 a, a, b;\n"
+      "mov.b64 {%0, %1}, a;\n"
+      "}\n"
+      : "=f"(sum.x), "=f"(sum.y)
+      : "f"(x.x), "f"(x.y), "f"(y.x), "f"(y.y));
+  return sum;
+}
+
+__device__ __forceinline__ float2 fma_two(float2 x, float2 y, float2 z) {
+  float2 sum;
+  asm("{\n"
+      ".reg .b64 a, b, c;\n"
+      "mov.b64 a, {%2, %3};\n"
+      "mov.b64 b, {%4, %5};\n"
+      "mov.b64 c, {%6, %7};\n"
+      "fma.rn.f32x2 a, a, b, c;\n"
+      "mov.b64 {%0, %1}, a;\n"
+      "}\n"
+      : "=f"(sum.x), "=f"(sum.y)
+      : "f"(x.x), "f"(x.y), "f"(y.x), "f"(y.y), "f"(z.x), "f"(z.y));
+  return sum;
+}
+
 // Both of a pair times a power of two.
 template <typename Element>
 __device__ __forceinline__ uint32_t scale_pair(uint32_t pair, float factor);

@@ -11,13 +11,15 @@ import oracle
 from absl.testing import parameterized
 from base import implementations_of, on_a_gpu
 
-from jax_flash_mla import _ffi
+from jax_flash_mla import _ffi, _support
 from jax_flash_mla._mha_ranges import sequence_ranges
 from kernels.poison import call_into_poison, donating
 from kernels.rounding import KernelTest
 
 HAS_KERNEL = "cuda" in implementations_of("mha")
 runs_the_kernel = on_a_gpu(HAS_KERNEL, "no GPU here has a kernel of multi-head attention")
+HAS_GRADIENTS = _support.of_gradients("mha", "cuda") == "cuda"
+DTYPES = [x for x in (ml_dtypes.bfloat16, np.float16) if _support.supports("mha", dtype=x) is None or not HAS_KERNEL]
 D_V = 128
 
 
@@ -65,7 +67,7 @@ class Problem:
             h_q=h_kv * int(rng.choice([1, 1, 2, 3, 8])),
             d=int(rng.choice([192, 128])),
             causal=bool(rng.integers(2)),
-            dtype=(ml_dtypes.bfloat16, np.float16)[int(rng.integers(2))],
+            dtype=DTYPES[int(rng.integers(len(DTYPES)))],
         )
         problem.spoil_unused(rng.choice([np.nan, np.inf, 1.0]))
         return problem
