@@ -13,6 +13,7 @@
 //
 //   completes on an mbarrier         a component for each mbarrier, whose time is the phase
 //   cp.async, bulk copies of groups  a component for each thread, whose time counts its copies
+//   tcgen05, but for loads           likewise, stores by themselves; tcgen05.commit publishes the others
 //   products of a warpgroup          a component for each warp, whose time counts its products
 //
 // Proxies. Bulk copies, those of tensors and matrix products access shared memory by the async proxy. What was written by
@@ -47,10 +48,12 @@ struct Knowledge {
   void join(const Knowledge& other);
 };
 
-// Copies whose completion a thread waits for by counting them.
-enum class Counted { kCopies, kBulkCopies };
+// Operations of a thread that are done in the order in which they are counted: cp.async, bulk copies of groups, what
+// tcgen05.commit speaks of, tcgen05.st.
+enum class Counted { kCopies, kBulkCopies, kTensorOperations, kTensorStores };
+inline constexpr size_t kCountedKinds = 4;
 // Up to which time a thread knows its own, of each kind.
-using KnownCopies = std::array<uint32_t, 2>;
+using KnownCopies = std::array<uint32_t, kCountedKinds>;
 
 class HappensBefore {
  public:
@@ -87,8 +90,9 @@ class HappensBefore {
   void commit(uint32_t warp, Mask lanes, Counted kind);
   void wait(uint32_t warp, Mask lanes, Counted kind, uint32_t pending);  // until so many groups are pending
   KnownCopies known_copies(uint32_t warp, int lane) const {
-    return {counted(warp, Counted::kCopies).known[size_t(lane)],
-            counted(warp, Counted::kBulkCopies).known[size_t(lane)]};
+    KnownCopies known;
+    for (size_t kind = 0; kind < kCountedKinds; ++kind) known[kind] = warps_[warp].counted[kind].known[size_t(lane)];
+    return known;
   }
   // What is published when a thread's copies up to now are done.
   void publish_copies(uint32_t warp, int lane, uint32_t time, Counted kind, Published& into);
@@ -113,7 +117,7 @@ class HappensBefore {
   struct WarpState {
     uint32_t time = 1;
     std::vector<Group> groups;
-    std::array<CountedCopies, 2> counted;
+    std::array<CountedCopies, kCountedKinds> counted;
     uint32_t product_component = kNobody, products = 0, known_products = 0;
     std::vector<uint32_t> product_groups;
   };

@@ -15,7 +15,16 @@ Mask bit(int lane) { return Mask{1} << lane; }
 uint64_t key_of(const Cta& cta, uint32_t offset) { return uint64_t(cta.rank()) << 32 | offset; }
 
 Counted counted_as(Completion completion) {
-  return completion == Completion::kGroup ? Counted::kCopies : Counted::kBulkCopies;
+  switch (completion) {
+    case Completion::kBulkGroup:
+      return Counted::kBulkCopies;
+    case Completion::kTensor:
+      return Counted::kTensorOperations;
+    case Completion::kTensorStore:
+      return Counted::kTensorStores;
+    default:
+      return Counted::kCopies;
+  }
 }
 
 const char* verb_of(Access access) {
@@ -23,7 +32,7 @@ const char* verb_of(Access access) {
 }
 
 bool is_counted(Completion completion) {
-  return completion == Completion::kGroup || completion == Completion::kBulkGroup;
+  return completion != Completion::kMbarrier && completion != Completion::kMbarrierOfStore;
 }
 
 }  // namespace
@@ -32,6 +41,7 @@ Races::Races(Grid& grid, const Dim3& cluster, size_t ctas, size_t warps_of_cta, 
     : warps_of_cta_(uint32_t(warps_of_cta)),
       order_(uint32_t(ctas * warps_of_cta)),
       shadow_(ctas, shared_bytes),
+      ctas_(ctas),
       named_(ctas),
       registers_(ctas * warps_of_cta),
       products_(ctas * warps_of_cta),
@@ -47,12 +57,13 @@ uint32_t Races::number(Warp& warp) const { return warp.cta().rank() * warps_of_c
 // ---------------------------------------------------------------------------------------------------------------------
 // Accesses
 
-// What a thread did itself, up to a time, its own copies included.
-std::array<Actor::Own, 3> Races::own_of(uint32_t warp, int lane, uint32_t time, const KnownCopies& known) {
-  std::array<Actor::Own, 3> own;
-  own[0] = {warp * kLanes, bit(lane), time};
+// What threads of a warp did themselves, up to a time, their own copies included.
+std::array<Actor::Own, 1 + kCountedKinds> Races::own_of(uint32_t warp, Mask lanes, uint32_t time,
+                                                        const KnownCopies& known) {
+  std::array<Actor::Own, 1 + kCountedKinds> own;
+  own[0] = {warp * kLanes, lanes, time};
   for (size_t kind = 0; kind < known.size(); ++kind) {
-    if (known[kind]) own[kind + 1] = {order_.counted_component(warp, Counted(kind)), bit(lane), known[kind]};
+    if (known[kind]) own[kind + 1] = {order_.counted_component(warp, Counted(kind)), lanes, known[kind]};
   }
   return own;
 }
@@ -75,7 +86,44 @@ void Races::touch(const Cta& cta, uint32_t offset, size_t bytes, Access access, 
 void Races::check(uint32_t cta, uint32_t offset, uint32_t bytes, const Touch& touch) {
   Conflict conflict;
   if (shadow_.access(cta, offset, bytes, touch, conflict)) return;
-  report(cta, touch, conflict, shadow_.event(touch.event), shadow_.event(conflict.event));
+  const Event& now = shadow_.event(touch.event);
+  report(place_of(cta, conflict, now), touch, conflict, now, shadow_.event(conflict.event));
+}
+
+ShadowMemory& Races::tensor_shadow() {
+  if (!tensor_) tensor_.emplace(ctas_, size_t{kTensorLanes} * kTensorColumns * sizeof(uint32_t));
+  return *tensor_;
+}
+
+void Races::check_tensor(uint32_t cta, uint32_t offset, uint32_t bytes, const Touch& touch) {
+  Conflict conflict;
+  if (tensor_->access(cta, offset, bytes, touch, conflict)) return;
+  const uint32_t cell = conflict.offset / uint32_t(sizeof(uint32_t));
+  report("lane " + std::to_string(cell / kTensorColumns) + ", column " + std::to_string(cell % kTensorColumns) +
+             " of tensor memory",
+         touch, conflict, tensor_->event(touch.event), tensor_->event(conflict.event));
+}
+
+void Races::touch_tensor(const Cta& cta, uint32_t offset, size_t bytes, Access access) {
+  ShadowMemory& tensor = tensor_shadow();
+  if (tensor_event_ == 0) {
+    Event event = copy_->event;
+    event.is_async = false;
+    tensor_event_ = tensor.add(event);
+  }
+  const Touch touch{&actor_, tensor_event_, bit(event_lane_), access != Access::kWrite, access != Access::kRead};
+  check_tensor(cta.rank(), offset, uint32_t(bytes), touch);
+}
+
+void Races::load_tensor(Warp& warp, int lane, uint32_t offset, size_t bytes) {
+  const uint32_t who = number(warp);
+  const Event event{warp.instruction(), &warp, kAllLanes, who * kLanes, order_.time(who), false, false, false, false};
+  const uint32_t number_of_event = tensor_shadow().add_again(event);
+  const Published& knows = order_.knowledge(who, lane).now;
+  // In tensor memory, what a warp does together is in order, whichever lane has the registers.
+  actor_ = {knows.seen, knows.fenced, own_of(who, kAllLanes, ~0u, order_.known_copies(who, lane))};
+  const Touch touch{&actor_, number_of_event, bit(lane), true, false};
+  check_tensor(warp.cta().rank(), offset, uint32_t(bytes), touch);
 }
 
 void Races::touch_global(Warp& warp, int lane, uint64_t address, size_t bytes, Access access, Allocation** last) {
@@ -174,7 +222,7 @@ void Races::finish_touches(Warp& warp) {
     }
     touch.lanes = bit(each.lane);
     touch.changes = each.changes;
-    actor_.own = own_of(who, each.lane, ~0u, order_.known_copies(who, each.lane));
+    actor_.own = own_of(who, bit(each.lane), ~0u, order_.known_copies(who, each.lane));
     check(each.cta, each.offset, each.bytes, touch);
   }
   touches_.clear();
@@ -222,14 +270,15 @@ void Races::finish_synchronised(Warp& warp) {
 std::shared_ptr<const IssuedCopy> Races::issue(Warp& warp, Mask lanes, Completion completion) {
   const uint32_t who = number(warp);
   IssuedCopy copy;
-  copy.event = {warp.instruction(),
-                &warp,
-                lanes,
-                0,
-                0,
-                completion == Completion::kMbarrier || completion == Completion::kBulkGroup,
-                false,
-                true};
+  copy.event = {
+      warp.instruction(),
+      &warp,
+      lanes,
+      0,
+      0,
+      completion == Completion::kMbarrier || completion == Completion::kBulkGroup || completion == Completion::kTensor,
+      false,
+      true};
   copy.completion = completion;
   copy.time = order_.time(who);
   for_lanes(lanes, [&](int lane) { copy.known_copies[size_t(lane)] = order_.known_copies(who, lane); });
@@ -254,6 +303,7 @@ std::shared_ptr<const IssuedCopy> Races::issue(Warp& warp, Mask lanes, Completio
 void Races::begin_copy(const IssuedCopy& copy) {
   copy_ = &copy;
   event_ = is_counted(copy.completion) ? shadow_.add(copy.event) : 0;
+  tensor_event_ = 0;
   act_as_copy(first_lane(copy.event.lanes));
 }
 
@@ -261,8 +311,13 @@ void Races::act_as_copy(int lane) {
   acts_alone_ = true;
   for (const IssuedCopy::Part& part : copy_->parts) {
     if (part.lanes & bit(lane)) {
-      const KnownCopies& known = copy_->known_copies[size_t(lane)];
-      actor_ = {part.knows.seen, part.knows.fenced, own_of(number(*copy_->event.warp), lane, copy_->time, known)};
+      KnownCopies known = copy_->known_copies[size_t(lane)];
+      // What a thread starts by tcgen05 is done in that order.
+      if (copy_->completion == Completion::kTensor) {
+        known[size_t(Counted::kTensorOperations)] = copy_->event.time - 1;
+      }
+      const Mask own = copy_->completion == Completion::kTensorStore ? kAllLanes : bit(lane);
+      actor_ = {part.knows.seen, part.knows.fenced, own_of(number(*copy_->event.warp), own, copy_->time, known)};
     }
   }
   event_lane_ = is_counted(copy_->completion) ? lane : 0;
@@ -287,7 +342,8 @@ void Races::completes_on(const Cta& cta, uint32_t offset) {
   if (is_known && is_fenced) return;
   const Touch touch{&actor_, event_, bit(event_lane_), true, true};
   const auto kind = is_known ? Conflict::Kind::kNoProxyFence : Conflict::Kind::kUnordered;
-  report(cta.rank(), touch, {kind, offset, 0, lane, true}, event, barrier->init);
+  const Conflict conflict{kind, offset, 0, lane, true};
+  report(place_of(cta.rank(), conflict, event), touch, conflict, event, barrier->init);
 }
 
 void Races::end_copy() {
@@ -314,7 +370,7 @@ const Event* Races::left_under_way(const Cta& cta) {
 }
 
 // The arrival comes after all that the thread knew when it asked for it; but of what the thread did itself, only its copies
-// are known to be over.
+// of that kind are known to be over.
 void Races::arrive_after_copies(const Cta& cta, uint32_t offset, int lane) {
   Barrier* const barrier = find(cta, offset);
   if (!barrier) return;
@@ -322,7 +378,7 @@ void Races::arrive_after_copies(const Cta& cta, uint32_t offset, int lane) {
     if (part.lanes & bit(lane)) barrier->arrived.join(part.knows);
   }
   const uint32_t who = number(*copy_->event.warp);
-  order_.publish_copies(who, lane, copy_->event.time, Counted::kCopies, barrier->arrived);
+  order_.publish_copies(who, lane, copy_->event.time, counted_as(copy_->completion), barrier->arrived);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -461,11 +517,15 @@ void Races::set_registers(Warp& warp, int count) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Reports
 
-void Races::report(uint32_t cta, const Touch& touch, const Conflict& conflict, const Event& now, const Event& before) {
+std::string Races::place_of(uint32_t cta, const Conflict& conflict, const Event& now) {
+  const std::string place = "shared offset " + std::to_string(conflict.offset);
+  return cta == now.warp->cta().rank() ? place : place + " of CTA " + std::to_string(cta) + " of its cluster";
+}
+
+void Races::report(const std::string& place, const Touch& touch, const Conflict& conflict, const Event& now,
+                   const Event& before) {
   const std::string verb = verb_of(!touch.writes ? Access::kRead : touch.reads ? Access::kAtomic : Access::kWrite);
   const std::string was = conflict.was_write ? "written" : "read";
-  std::string place = "shared offset " + std::to_string(conflict.offset);
-  if (cta != now.warp->cta().rank()) place += " of CTA " + std::to_string(cta) + " of its cluster";
   const std::string who = now.is_copy ? "what lane " + std::to_string(first_lane(now.lanes)) + " began"
                                       : "lane " + std::to_string(first_lane(touch.lanes));
   std::string text;

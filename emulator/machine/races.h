@@ -1,4 +1,4 @@
-// Finds races in the shared memory of a cluster, and other use of it that a GPU need not forgive.
+// Finds races in the shared and the tensor memory of a cluster, and other use of them that a GPU need not forgive.
 //
 // The machine tells it of every access, of all that orders accesses (happens_before.h), and of who acts: a lane, a copy
 // that was issued before, the warps of a product. What lanes access is kept until their instruction is over, so that all
@@ -31,6 +31,8 @@ enum class Completion {
   kMbarrierOfStore,  // of st.async and red.async, which are of the generic proxy
   kGroup,            // of cp.async, generic too; an mbarrier may be told of them as well
   kBulkGroup,
+  kTensor,       // of tcgen05: mbarriers are told
+  kTensorStore,  // of tcgen05.st, which accesses no shared memory
 };
 
 // A copy from its issue on: what is ordered before it.
@@ -59,6 +61,12 @@ class Races {
     if (!touches_.empty() && touches_.back().lane == lane) touches_.back().changes = false;
     if (!global_touches_.empty() && global_touches_.back().lane == lane) global_touches_.back().changes = false;
   }
+  // Of tensor memory: by a copy; by a lane of a load. `offset`: in bytes, lane after lane.
+  void touch_tensor(const Cta& cta, uint32_t offset, size_t bytes, Access access);
+  void load_tensor(Warp& warp, int lane, uint32_t offset, size_t bytes);
+  // Columns that one warp gives back, and another one gets.
+  void free_tensor(Warp& warp) { order_.release(number(warp), kAllLanes, tensor_freed_); }
+  void allocate_tensor(Warp& warp) { order_.acquire(number(warp), kAllLanes, tensor_freed_); }
   // An atomic or ordered access of any memory, before it is done.
   void synchronise(Warp& warp, int lane, uint64_t address, Access access);
   // Of global memory. What a launch under way may have written must have been waited for, too.
@@ -149,7 +157,7 @@ class Races {
   };
 
   uint32_t number(Warp& warp) const;
-  std::array<Actor::Own, 3> own_of(uint32_t warp, int lane, uint32_t time, const KnownCopies& known);
+  std::array<Actor::Own, 1 + kCountedKinds> own_of(uint32_t warp, Mask lanes, uint32_t time, const KnownCopies& known);
   void finish_touches(Warp& warp);
   void finish_global_touches(Warp& warp);
   void check(Warp& warp, const GlobalTouch& touch, const Instruction* instruction, bool is_strong);
@@ -159,12 +167,18 @@ class Races {
   void check_primary(const Grid& grid, const Clock& seen, const Allocation& allocation, uint64_t address,
                      size_t bytes) const;
   static void check(Warp& warp, const RegisterMisuse& misuse);
-  [[noreturn]] static void report(uint32_t cta, const Touch& touch, const Conflict& conflict, const Event& now,
-                                  const Event& before);
+  void check_tensor(uint32_t cta, uint32_t offset, uint32_t bytes, const Touch& touch);
+  ShadowMemory& tensor_shadow();
+  [[noreturn]] static void report(const std::string& place, const Touch& touch, const Conflict& conflict,
+                                  const Event& now, const Event& before);
+  static std::string place_of(uint32_t cta, const Conflict& conflict, const Event& now);
 
   uint32_t warps_of_cta_;
   HappensBefore order_;
   ShadowMemory shadow_;
+  size_t ctas_;
+  std::optional<ShadowMemory> tensor_;  // from the first access on
+  Published tensor_freed_;
   std::unordered_map<uint64_t, Barrier> barriers_;     // by CTA and offset
   std::unordered_map<uint64_t, Published> locations_;  // of ordered accesses, by address
   std::vector<std::array<NamedBarrier, 16>> named_;    // by CTA
@@ -184,6 +198,7 @@ class Races {
   bool acts_alone_ = false;  // a copy or product acts
   Actor actor_;
   uint32_t event_ = 0;
+  uint32_t tensor_event_ = 0;  // the same in tensor memory, where all is of one proxy; 0: it has not touched any yet
   int event_lane_ = 0;
 };
 

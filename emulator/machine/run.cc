@@ -242,9 +242,7 @@ std::optional<Report> run(const Launch& whole, Memory& memory) {
 
   const std::unique_ptr<Debugger> debugger = Debugger::from_environment();
   const Memory::Numbers numbers = memory.begin_launch();
-  // Of tensor memory, and of who writes it, nobody keeps a record.
-  const bool is_sm100 = launch.kernel->module->text->target_parts().architecture >= 100;
-  const bool checks_races = !is_sm100 && environment_number("JAX_FLASH_MLA_EMULATOR_RACES", 1, 0, 1) != 0;
+  const bool checks_races = environment_number("JAX_FLASH_MLA_EMULATOR_RACES", 1, 0, 1) != 0;
   const uint64_t place = launch.cooperative ? reinterpret_cast<uint64_t>(workspace) : 0;
   const uint8_t primary = launch.is_programmatic ? numbers.before : 0;
   const uint64_t clusters = launch.grid.count() / launch.cluster.count();

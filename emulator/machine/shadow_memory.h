@@ -38,7 +38,7 @@ struct Actor {
     Mask lanes = 0;
     uint32_t time = 0;
   };
-  std::array<Own, 3> own;
+  std::array<Own, 5> own;
 
   bool knows(const Event& event, uint32_t lane) const {
     for (const Own& mine : own) {

@@ -33,6 +33,12 @@ void check_group(Cta& cta, int32_t group) {
   }
 }
 
+void touch_columns(Cta& cta, uint32_t lane, uint32_t column, uint32_t count, Access access) {
+  if (Races* races = cta.cluster().races()) {
+    races->touch_tensor(cta, offset_of(lane, column), count * sizeof(uint32_t), access);
+  }
+}
+
 uint32_t uniform(Warp& warp, const Operand& operand, const char* what) {
   const uint32_t* slots = warp.slots32(operand);
   for (int lane = 1; lane < kLanes; ++lane) {
@@ -132,6 +138,7 @@ Step allocate(Warp& warp, const Instruction& instruction, Mask mask) {
                       false};
   warp.cta().tensor_memory.check_allocation(request.columns);
   if (!perform(warp, request, group)) return wait_for_tensor_memory(warp, request.columns);
+  if (Races* races = warp.cta().cluster().races()) races->allocate_tensor(warp);
   warp.write(Space(instruction.modes[0]), warp.address(instruction.operands[0], 0), &request.address,
              sizeof(request.address), 0, sizeof(request.address));
   warp.cta().cluster().note_event();
@@ -148,6 +155,7 @@ Step give_back(Warp& warp, const Instruction& instruction, Mask mask) {
     request.address = uniform(warp, instruction.operands[0], "an address in tensor memory");
     request.columns = uniform(warp, instruction.operands[1], "the number of columns");
   }
+  if (Races* races = warp.cta().cluster().races()) races->free_tensor(warp);
   // The peer that did it for both may have exited meanwhile.
   if (!has_come_before(warp)) check_group(warp.cta(), group);
   if (!perform(warp, request, group)) return wait_for_tensor_memory(warp, request.columns);
@@ -200,9 +208,10 @@ Step commit(Warp& warp, const Instruction& instruction, Mask mask) {
     need_alignment(delivery.barrier, 8, "mbarrier");
     if (is_multicast) delivery.ctas = warp.get<uint16_t>(instruction.operands[1], lane);
     // What was issued before is done before.
-    cta.issue(Mask{1} << lane, Completion::kMbarrier, [&cta, delivery] {
+    cta.issue(Mask{1} << lane, Completion::kTensor, [&cta, delivery, lane] {
       delivery.for_each([&](uint32_t, uint32_t barrier) {
         const auto [target, offset] = cta.cluster().locate(barrier, 8);
+        if (Races* races = cta.cluster().races()) races->arrive_after_copies(*target, offset, lane);
         target->arrive(offset, 1);
       });
     });
@@ -252,6 +261,7 @@ void lower_tcgen05(Lowering& l) {
     if (!l.take("sync") || !l.take("aligned")) l.unknown("it is not .sync.aligned");
     need_operands(l, 0);
     l.out.is_aligned = true;
+    l.out.modes = {int32_t(Counted::kTensorStores), kNoGroups};
     l.out.run = what == "wait::ld" ? wait_for_loads : wait_for_stores;
   } else if (what == "fence::before_thread_sync" || what == "fence::after_thread_sync") {
     need_operands(l, 0);

@@ -31,6 +31,13 @@ void for_group(Cta& cta, int32_t group, F&& f) {
   f(is_even ? peer : cta, 1);
 }
 
+// --- Races: an operation that was issued before accesses columns of a lane.
+void touch_columns(Cta& cta, uint32_t lane, uint32_t column, uint32_t count, Access access);
+// Where a column of a lane is, for who looks for races.
+constexpr uint32_t offset_of(uint32_t lane, uint32_t column) {
+  return (lane * kTensorColumns + column) * uint32_t(sizeof(uint32_t));
+}
+
 // --- Values that all lanes of a warp have to agree about; `what` names them.
 uint32_t uniform(Warp& warp, const Operand& operand, const char* what);
 void need_whole_warp(Mask mask);

@@ -91,6 +91,7 @@ void read_shared(Cta& cta, const SharedDescriptor& matrix, Element element, bool
 void read_lane(Cta& cta, const Product& product, uint32_t lane, double (&row)[kMostK]) {
   const Element element = product.descriptor.a;
   const int per_chunk = 16 / bytes_of(element);
+  touch_columns(cta, product.a_place.lane + lane, product.a_place.column, kColumnsOfK, Access::kRead);
   for (int chunk = 0; chunk < kBytesOfK / 16; ++chunk) {
     uint32_t cells[4];
     for (uint32_t i = 0; i < 4; ++i) {
@@ -165,6 +166,8 @@ void multiply(Cta& cta, int index, const Product& product, const std::vector<dou
   for (uint32_t i = 0; i < layout.segments * layout.rows; ++i) {
     const uint32_t segment = i / layout.rows, lane = product.d.lane + layout.lane(i % layout.rows, segment);
     if (product.leaves(index, lane)) continue;
+    touch_columns(cta, lane, product.d.column, layout.columns_in_lane(),
+                  product.adds ? Access::kAtomic : Access::kWrite);
     for (uint32_t first = 0; first < layout.columns_in_lane(); first += kSumsAtOnce) {
       double sums[kSumsAtOnce] = {};
       for (uint32_t j = 0; product.adds && j < kSumsAtOnce; ++j) {
@@ -231,7 +234,7 @@ Step multiply_matrices(Warp& warp, const Instruction& instruction, Mask mask) {
     check_places(product);
     product.adds = adds >> lane & 1;
     for (int i = 0; i < form.masks; ++i) product.masks[i] = warp.get<uint32_t>(instruction.operands[5 + i], lane);
-    cta.issue(Mask{1} << lane, Completion::kMbarrier, [&cta, product] {
+    cta.issue(Mask{1} << lane, Completion::kTensor, [&cta, product] {
       const std::vector<double> b = read_b(cta, product);
       for_group(cta, product.form.group, [&](Cta& one, int index) { multiply(one, index, product, b); });
     });

@@ -61,12 +61,27 @@ TensorPlace cell_of(const TensorFragment& form, TensorPlace base, int lane, int 
   return {base.lane + within.lane, base.column + within.column};
 }
 
+// Calls f(lane of the warp, place, columns) for the columns that each lane accesses.
+template <typename F>
+void for_columns(const TensorFragment& form, TensorPlace base, F&& f) {
+  const bool is_row = form.shape == FragmentShape::k32x32b;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    if (is_row) f(lane, cell_of(form, base, lane, 0), form.width());
+    for (int reg = 0; !is_row && reg < form.registers; ++reg) f(lane, cell_of(form, base, lane, reg), form.cells());
+  }
+}
+
 // Operands: registers, address.
 Step load_fragment(Warp& warp, const Instruction& instruction, Mask mask) {
   need_whole_warp(mask);
   const TensorFragment form = fragment_of(instruction);
   const TensorMemory& memory = warp.cta().tensor_memory;
   const TensorPlace base = checked_place(warp, instruction, form.registers, form);
+  if (Races* races = warp.cta().cluster().races()) {
+    for_columns(form, base, [&](int lane, TensorPlace at, uint32_t columns) {
+      races->load_tensor(warp, lane, offset_of(at.lane, at.column), columns * sizeof(uint32_t));
+    });
+  }
   for (int reg = 0; reg < form.registers; ++reg) {
     uint32_t values[kLanes];
     for (int lane = 0; lane < kLanes; ++lane) {
@@ -92,9 +107,16 @@ Step store_fragment(Warp& warp, const Instruction& instruction, Mask mask) {
   for (int reg = 0; reg < form.registers; ++reg) {
     std::copy_n(warp.slots32(instruction.operands[reg]), kLanes, &values[size_t(reg) * kLanes]);
   }
-  TensorMemory& memory = warp.cta().tensor_memory;
-  warp.cta().issue(kAllLanes, Completion::kMbarrier, [&memory, form, base, values = std::move(values)] {
+  Cta& cta = warp.cta();
+  cta.issue(kAllLanes, Completion::kTensorStore, [&cta, form, base, values = std::move(values)] {
+    TensorMemory& memory = cta.tensor_memory;
     memory.check_columns(base.column, form.width());  // they may have been given back meanwhile
+    if (Races* races = cta.cluster().races()) {
+      for_columns(form, base, [&](int lane, TensorPlace at, uint32_t columns) {
+        races->act_as_copy(lane);
+        touch_columns(cta, at.lane, at.column, columns, Access::kWrite);
+      });
+    }
     for (int reg = 0; reg < form.registers; ++reg) {
       for (int lane = 0; lane < kLanes; ++lane) {
         const TensorPlace cell = cell_of(form, base, lane, reg);
@@ -144,6 +166,8 @@ void fill(Cta& cta, const FillShape& shape, TensorPlace base, const SharedDescri
       uint32_t cells[kCellsPerChunk];
       std::memcpy(cells, cta.cluster().shared(address, sizeof(cells), Access::kRead, sizeof(cells)), sizeof(cells));
       for (uint32_t copy = 0; copy < shape.copies; ++copy) {
+        touch_columns(cta, base.lane + shape.lane(row, copy), base.column + chunk * kCellsPerChunk, kCellsPerChunk,
+                      Access::kWrite);
         for (uint32_t i = 0; i < kCellsPerChunk; ++i) {
           cta.tensor_memory.write(base.lane + shape.lane(row, copy), base.column + chunk * kCellsPerChunk + i, cells[i],
                                   kBothHalves);
@@ -167,7 +191,7 @@ Step copy_from_shared(Warp& warp, const Instruction& instruction, Mask mask) {
     }
     const SharedDescriptor source = SharedDescriptor::of(warp.get<uint64_t>(instruction.operands[1], lane));
     source.need_k_major();
-    cta.issue(Mask{1} << lane, Completion::kMbarrier, [&cta, &shape, group, base, source] {
+    cta.issue(Mask{1} << lane, Completion::kTensor, [&cta, &shape, group, base, source] {
       for_group(cta, group, [&](Cta& one, int) { fill(one, shape, base, source); });
     });
   });

@@ -180,6 +180,7 @@ def tensor_kernel(
     fill = ""
     if image is not None:
         fill = f"mad.wide.u32 %part, %rank, {image.shape[1]}, %image;\n" + fill_shared("part", image.shape[1], LANES)
+        fill += "fence.proxy.async.shared::cta;"
     multicast = ".multicast::cluster" if ctas > 1 else ""
     mask = f"mov.b16 %h0, {(1 << ctas) - 1};" if ctas > 1 else ""
     body = f"""

@@ -299,6 +299,7 @@ class RowsTest(Sm100Test):
         mov.u32 %r5, %ctaid.x;
         setp.eq.u32 %p0, %thread, 0;
         @%p0 mbarrier.init.shared::cta.b64 [bar], 1;
+        fence.mbarrier_init.release.cluster;
         @%p0 mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], {8 * width};
         {sync}
         mov.u32 %r0, smem;

@@ -1,0 +1,75 @@
+"""Races about tensor memory, and about what its instructions read from shared memory: a kernel for each, and what makes it right."""
+
+import numpy as np
+import test_sm100_memory as memory
+from sm100 import Sm100Test, wait_for_barrier
+
+WAIT_FOR_LOADS, WAIT_FOR_STORES = "tcgen05.wait::ld.sync.aligned;\n", "tcgen05.wait::st.sync.aligned;\n"
+STORE = "tcgen05.st.sync.aligned.32x32b.x1.b32 [%mine], {%thread};\n"
+LOAD = memory.LOAD.format("%mine") + "\n" + WAIT_FOR_LOADS
+KEEP = "mad.wide.u32 %row, %thread, 4, %out;\nst.global.b32 [%row], %r0;\n"
+FENCE = "fence.proxy.async.shared::cta;\n"
+
+
+class TensorRacesTest(Sm100Test):
+    """All begins in one warp, with 64 columns that it has written; a product is one of rows in shared memory."""
+
+    made = memory.AccessTest.made
+    product = memory.AccessTest.product
+    PRODUCT, COMMIT = memory.AccessTest.PRODUCT, memory.AccessTest.COMMIT
+
+    def assert_race(self, wrong, right, *words):
+        self.assert_refused(wrong, "Race", *words)
+        self.emulator.run(right)
+
+    def test_store_and_load(self):
+        self.assert_race(
+            self.made(STORE + LOAD),
+            self.made(STORE + WAIT_FOR_STORES + LOAD),
+            "lane 64, column 0 of tensor memory, which another one has",
+        )
+
+    def test_product_and_load(self):
+        done = self.COMMIT + wait_for_barrier("DONE")
+        self.assert_race(
+            self.product(LOAD + KEEP), self.product(done + LOAD + KEEP), "of tensor memory, which another one has"
+        )
+
+    def test_product_and_store(self):
+        done = self.COMMIT + wait_for_barrier("DONE")
+        self.assert_race(
+            self.product(STORE + WAIT_FOR_STORES),
+            self.product(done + STORE + WAIT_FOR_STORES),
+            "of tensor memory, which another one has written",
+        )
+
+    def test_store_of_a_warp_and_product_of_another(self):
+        """Who starts the product must have heard that the store is done, and not only that it was begun."""
+        plain = self.product(self.COMMIT + wait_for_barrier("DONE"), fill=False)
+
+        def made(wait):
+            text = memory.in_warp(1, STORE + wait + "barrier.sync 2, 64;", "STORED")
+            text += memory.in_warp(0, "barrier.sync 2, 64;", "HEARD")
+            ptx = plain.ptx.replace("@%first mbarrier.init", text + "@%first mbarrier.init")
+            return memory.Kernel(ptx, plain.entry, plain.arguments, plain.grid, plain.block)
+
+        words = ("of tensor memory, which another one has written", "tcgen05.mma")
+        self.assert_race(made(""), made(WAIT_FOR_STORES), *words)
+
+    def test_operand_that_is_overwritten(self):
+        overwrite, done = "@%first st.shared.b32 [box], 1;\n", self.COMMIT + wait_for_barrier("DONE")
+        self.assert_race(self.product(overwrite + done), self.product(done + overwrite), "shared offset")
+
+    def test_operand_without_a_fence(self):
+        right = self.product(self.COMMIT + wait_for_barrier("DONE"))
+        wrong = memory.Kernel(right.ptx.replace(FENCE, ""), right.entry, right.arguments, right.grid, right.block)
+        self.assert_race(wrong, right, "by the async proxy", "tcgen05.mma")
+
+    def test_products_of_a_thread_are_in_order(self):
+        text = self.PRODUCT.format(*self.descriptors()) + self.COMMIT + wait_for_barrier("DONE") + LOAD + KEEP
+        (out,) = self.emulator.run(self.product(text))
+        np.testing.assert_array_equal(out[:32], 0)
+
+    @staticmethod
+    def descriptors():
+        return 1 << 46 | 8 << 16, 1 << 4 | 1 << 7 | 1 << 10 | 64 // 8 << 17 | 128 // 16 << 24
