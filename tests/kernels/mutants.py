@@ -22,16 +22,19 @@ from kernels import dense_decode_problem, mha_problem, sparse_backward_problem, 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HARMLESS = pathlib.Path(__file__).with_name("harmless_mutants.json")
 
-# What is left out, one at a time: fences, arrivals, waits, barriers, commits.
+# What is left out, one at a time: fences, arrivals, waits, barriers, commits. Of tcgen05 not those that the emulator knows
+# nothing of: its fences, and the wait for loads.
 ORDERING = re.compile(
     r"mbarrier\.(arrive|test_wait|try_wait|expect_tx|complete_tx)|cp\.async\.mbarrier|"
     r"(cp\.async|cp\.async\.bulk|wgmma)\.(commit|wait)|wgmma\.fence|"
-    r"bar\.|barrier\.|fence|membar|griddepcontrol"
+    r"tcgen05\.(commit|wait::st)|bar\.|barrier\.|fence|membar|griddepcontrol"
 )
 # In how many words a report says what it is about.
 SUBJECTS = {
     "Race: by the async proxy": "no fence between proxies",
     "of an allocation": "race in global memory",
+    "of tensor memory, which": "race in tensor memory",
+    "of tensor memory are not within": "tensor memory that is not allocated",
     "Race: ": "race in shared memory",
     "before anything was written": "unwritten memory",
     "Deadlock": "deadlock",
@@ -58,6 +61,8 @@ class Site(typing.NamedTuple):
         name = re.search(r"\d([a-z_]+_kernel)", self.kernel)[1]
         if name == "sparse_decode_kernel" and "ELb1E" in self.kernel:  # of the template's parameters
             name += " of pairs"
+        if "_sm100" in self.kernel:
+            name += " on SM100"
         return name, self.opcode, " < ".join(self.source)
 
 
@@ -90,6 +95,7 @@ class Target(typing.NamedTuple):
     problems: tuple[dict, ...]
     run: str = "run_poisoned"  # of the module; of a problem and a poison
     sms: int = 4  # of the device: the same for all problems, since a process asks for it once
+    capability: str = "9.0"  # likewise
 
 
 # Thread blocks with several items, of which some blocks are partial; a piece of a request for each thread block, combined
@@ -131,6 +137,19 @@ MHA_PROBLEMS = (
     dict(q_lengths=[128] * 5, kv_lengths=[256] * 5),
 )
 MHA_FORWARD = Target(r"mha_forward.*bfloat16Li192", mha_problem, MHA_PROBLEMS)
+# Items behind each other in a thread block, with one tile and with two, which see as many blocks or not.
+MHA_FORWARD_SM100 = Target(
+    r"mha_forward_sm100.*Li192",
+    mha_problem,
+    (
+        *MHA_PROBLEMS,
+        dict(q_lengths=[[152, 337]], kv_lengths=[[300, 337]], padding=3, h_q=1),
+        dict(q_lengths=[600, 600], kv_lengths=[130, 90]),
+        dict(q_lengths=[300, 300], kv_lengths=[300, 200], h_q=3, causal=True),
+    ),
+    sms=2,
+    capability="10.0",
+)
 QUERY_GRADIENT = Target(r"query_gradient.*bfloat16Li192", mha_problem, MHA_PROBLEMS, "run_backward_alone")
 KEY_GRADIENTS = Target(r"key_gradients.*bfloat16Li192", mha_problem, MHA_PROBLEMS, "run_backward_alone")
 TARGETS = (
@@ -140,6 +159,7 @@ TARGETS = (
     SPARSE_BACKWARD,
     ORDERED_SPARSE_BACKWARD,
     MHA_FORWARD,
+    MHA_FORWARD_SM100,
     QUERY_GRADIENT,
     KEY_GRADIENTS,
 )
@@ -175,9 +195,13 @@ def caught_by(target: int, site: Site) -> str:
 
 def all_caught_by(target: Target) -> dict[Site, str]:
     """The same of all of a kernel's, by several processes: what is left out is said by the environment."""
-    chosen, work = sites(target.kernels), functools.partial(caught_by, TARGETS.index(target))
+    work = functools.partial(caught_by, TARGETS.index(target))
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(os.cpu_count() or 1, 4), context) as pool:
+    with (
+        mock.patch.dict(os.environ, JAX_FLASH_MLA_EMULATOR_CAPABILITY=target.capability),
+        concurrent.futures.ProcessPoolExecutor(min(os.cpu_count() or 1, 4), context) as pool,
+    ):
+        chosen = pool.submit(sites, target.kernels).result()
         return dict(zip(chosen, pool.map(work, chosen, chunksize=4)))
 
 

@@ -4,14 +4,13 @@ import collections
 import json
 import unittest
 
-from jax_flash_mla import _ffi
+from jax_flash_mla import _ffi, _support
 from kernels import mutants
 
 # Of each.
-KINDS = (
-    *("mbarrier.arrive", "mbarrier.try_wait", "fence.proxy.async", "fence.mbarrier_init"),
-    *("wgmma.fence", "wgmma.commit_group", "wgmma.wait_group", "barrier.sync"),
-)
+KINDS = (*("mbarrier.arrive", "mbarrier.try_wait", "fence.proxy.async", "fence.mbarrier_init"),)
+WGMMA = ("wgmma.fence", "wgmma.commit_group", "wgmma.wait_group", "barrier.sync")
+TCGEN05 = ("tcgen05.commit", "tcgen05.wait::st")
 BLOCK, CLUSTER = "bar.sync", "barrier.cluster.arrive"
 BOXES, COPIES, WARPS = "mbarrier.arrive.expect_tx", "cp.async.mbarrier.arrive", "bar.warp.sync"
 
@@ -23,6 +22,7 @@ class MutantsTest(unittest.TestCase):
     target: mutants.Target
     name: str  # as its instructions have it
     kinds: tuple[str, ...]  # of instructions that it has besides
+    products: tuple[str, ...] = WGMMA  # and for its matrix products
 
     @classmethod
     def setUpClass(cls):
@@ -46,7 +46,7 @@ class MutantsTest(unittest.TestCase):
 
     def test_all_kinds_are_there(self):
         opcodes = " ".join(site.opcode for site in self.caught)
-        for kind in KINDS + self.kinds:
+        for kind in KINDS + self.kinds + self.products:
             self.assertIn(kind, opcodes)
 
 
@@ -85,6 +85,15 @@ class OrderedSparseBackwardMutantsTest(MutantsTest):
 class MhaForwardMutantsTest(MutantsTest):
     __test__ = True
     target, name, kinds = mutants.MHA_FORWARD, "mha_forward_kernel", (BLOCK, BOXES, WARPS)
+
+
+@unittest.skipUnless(
+    _ffi.EMULATOR and "sm100" in _support.KERNELS["mha"], "this build has no emulator, or no kernels for sm100"
+)
+class MhaForwardSm100MutantsTest(MutantsTest):
+    __test__ = True
+    target, name, kinds = mutants.MHA_FORWARD_SM100, "mha_forward_kernel on SM100", (BLOCK, BOXES, WARPS)
+    products = TCGEN05
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")

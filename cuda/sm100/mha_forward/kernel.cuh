@@ -74,6 +74,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     if (warp == kLoaderWarp) Loader<Config>(params, maps, shared).run();
     if (warp == kIssuerWarp && device::elect_lane()) Issuer<Config>(shared).run();
     if (warp == kCleanerWarp) Cleaner<Config>(shared).run();
+    __syncwarp();  // the barrier that follows wants whole warps
   }
 
   device::tensor_fence_before_sync();

@@ -32,13 +32,11 @@ class Loader {
         announce(item, count);
         load(item, tile.pack * params_.tokens_kv + range.other_first, shared_.values_started[count % 2]);
       }
-      __syncwarp();
     }
     if (loads) {
       announce({}, count);
       wait_for_the_last();
     }
-    __syncwarp();
   }
 
  private:
