@@ -19,15 +19,28 @@ uint32_t take_done(std::vector<uint32_t>& groups, uint32_t pending) {
 }  // namespace
 
 bool Knowledge::operator==(const Knowledge& other) const {
-  const auto same = [](const Published& a, const Published& b) { return a.seen == b.seen && a.fenced == b.fenced; };
-  return same(now, other.now) && same(observed, other.observed) && same(released, other.released);
+  const auto same = [](const Published& a, const Published& b) {
+    return a.seen == b.seen && a.fenced == b.fenced && a.tensor == b.tensor;
+  };
+  return same(now, other.now) && same(observed, other.observed) && same(released, other.released) &&
+         tensor_found == other.tensor_found && tensor_left == other.tensor_left;
 }
 
 void Knowledge::join(const Knowledge& other) {
   now.join(other.now);
   observed.join(other.observed);
   released.join(other.released);
+  tensor_found.join(other.tensor_found);
+  tensor_left.join(other.tensor_left);
 }
+
+void Knowledge::acquire(const Published& from) {
+  now.seen.join(from.seen);
+  now.fenced.join(from.fenced);
+  tensor_found.join(from.tensor);
+}
+
+Published Knowledge::to_publish() const { return {now.seen, now.fenced, tensor_left}; }
 
 HappensBefore::HappensBefore(uint32_t warps) : warps_(warps), components_(warps * kLanes) {
   for (WarpState& warp : warps_) warp.groups.push_back({kAllLanes, {}});
@@ -105,14 +118,14 @@ bool HappensBefore::knows(uint32_t warp, uint32_t component, uint32_t time) cons
 
 void HappensBefore::release(uint32_t warp, Mask lanes, Published& into) {
   for (const Group& group : warps_[warp].groups) {
-    if (group.lanes & lanes) into.join(group.knows.now);
+    if (group.lanes & lanes) into.join(group.knows.to_publish());
   }
   raise_own(warp, lanes, into.seen);
   ++warps_[warp].time;
 }
 
 void HappensBefore::acquire(uint32_t warp, Mask lanes, const Published& from) {
-  for_groups(warps_[warp], lanes, [&](Group& group) { group.knows.now.join(from); });
+  for_groups(warps_[warp], lanes, [&](Group& group) { group.knows.acquire(from); });
 }
 
 void HappensBefore::meet(uint32_t warp, Mask lanes) {
@@ -137,9 +150,9 @@ void HappensBefore::acquire_relaxed(uint32_t warp, Mask lanes, const Published& 
 
 void HappensBefore::fence(uint32_t warp, Mask lanes) {
   for_groups(warps_[warp], lanes, [&](Group& group) {
-    group.knows.now.join(group.knows.observed);
+    group.knows.acquire(group.knows.observed);
     group.knows.observed = {};
-    group.knows.released = group.knows.now;
+    group.knows.released = group.knows.to_publish();
     raise_own(warp, group.lanes, group.knows.released.seen);
   });
   ++warps_[warp].time;
@@ -152,6 +165,18 @@ void HappensBefore::fence_proxy(uint32_t warp, Mask lanes) {
     raise_own(warp, group.lanes, now.fenced);
   });
   ++warps_[warp].time;
+}
+
+void HappensBefore::fence_tensor_before(uint32_t warp, Mask lanes) {
+  for_groups(warps_[warp], lanes, [&](Group& group) {
+    group.knows.tensor_left = group.knows.now.tensor;
+    raise_own(warp, group.lanes, group.knows.tensor_left);
+  });
+  ++warps_[warp].time;
+}
+
+void HappensBefore::fence_tensor_after(uint32_t warp, Mask lanes) {
+  for_groups(warps_[warp], lanes, [&](Group& group) { group.knows.now.tensor.join(group.knows.tensor_found); });
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -191,7 +216,10 @@ void HappensBefore::wait(uint32_t warp, Mask lanes, Counted kind, uint32_t pendi
 }
 
 void HappensBefore::publish_copies(uint32_t warp, int lane, uint32_t time, Counted kind, Published& into) {
-  if (time) into.seen.raise(counted_component(warp, kind) + uint32_t(lane), time);
+  if (time == 0) return;
+  const uint32_t component = counted_component(warp, kind) + uint32_t(lane);
+  into.seen.raise(component, time);
+  if (kind == Counted::kTensorOperations) into.tensor.raise(component, time);
 }
 
 uint32_t HappensBefore::product_component(uint32_t warp) {

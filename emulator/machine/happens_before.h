@@ -19,6 +19,9 @@
 // Proxies. Bulk copies, those of tensors and matrix products access shared memory by the async proxy. What was written by
 // the generic one is known to them only if there was a proxy fence in between, by whomever. So there is a second clock,
 // `fenced`, of what was known at such a fence. Completed asynchronous operations need no fence.
+//
+// Tensor memory has a clock of its own, `tensor`: what was done there is published from a tcgen05.fence::before_thread_sync
+// on, and what was acquired is known from an ::after_thread_sync on. tcgen05.commit publishes without.
 #pragma once
 
 #include <array>
@@ -32,11 +35,12 @@ namespace emulator {
 
 // What was left somewhere, for those who acquire it.
 struct Published {
-  SharedClock seen, fenced;
+  SharedClock seen, fenced, tensor;
 
   void join(const Published& other) {
     seen.join(other.seen);
     fenced.join(other.fenced);
+    tensor.join(other.tensor);
   }
 };
 
@@ -44,8 +48,12 @@ struct Knowledge {
   Published now;
   Published observed;  // what relaxed reads found, to be known from the next fence on
   Published released;  // what was known at the last fence: relaxed writes publish it
+  // Of tensor memory: what was acquired, to be known from the next fence on; what was known at the last one, to be published.
+  SharedClock tensor_found, tensor_left;
   bool operator==(const Knowledge& other) const;
   void join(const Knowledge& other);
+  void acquire(const Published& from);
+  Published to_publish() const;
 };
 
 // Operations of a thread that are done in the order in which they are counted: cp.async, bulk copies of groups, what
@@ -81,6 +89,8 @@ class HappensBefore {
   void fence(uint32_t warp, Mask lanes);
   bool has_fenced(uint32_t warp, int lane) const { return !(knowledge(warp, lane).released.seen == SharedClock()); }
   void fence_proxy(uint32_t warp, Mask lanes);
+  void fence_tensor_before(uint32_t warp, Mask lanes);
+  void fence_tensor_after(uint32_t warp, Mask lanes);
 
   // --- Asynchronous operations
   uint32_t new_components(uint32_t count);

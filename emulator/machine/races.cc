@@ -99,6 +99,11 @@ void Races::check_tensor(uint32_t cta, uint32_t offset, uint32_t bytes, const To
   Conflict conflict;
   if (tensor_->access(cta, offset, bytes, touch, conflict)) return;
   const uint32_t cell = conflict.offset / uint32_t(sizeof(uint32_t));
+  // What is known elsewhere, but not there, lacks a fence.
+  if (conflict.kind == Conflict::Kind::kUnordered &&
+      touch.actor->has_fenced(tensor_->event(conflict.event), conflict.lane)) {
+    conflict.kind = Conflict::Kind::kNoTensorFence;
+  }
   report("lane " + std::to_string(cell / kTensorColumns) + ", column " + std::to_string(cell % kTensorColumns) +
              " of tensor memory",
          touch, conflict, tensor_->event(touch.event), tensor_->event(conflict.event));
@@ -111,7 +116,7 @@ void Races::touch_tensor(const Cta& cta, uint32_t offset, size_t bytes, Access a
     event.is_async = false;
     tensor_event_ = tensor.add(event);
   }
-  const Touch touch{&actor_, tensor_event_, bit(event_lane_), access != Access::kWrite, access != Access::kRead};
+  const Touch touch{&tensor_actor_, tensor_event_, bit(event_lane_), access != Access::kWrite, access != Access::kRead};
   check_tensor(cta.rank(), offset, uint32_t(bytes), touch);
 }
 
@@ -121,8 +126,8 @@ void Races::load_tensor(Warp& warp, int lane, uint32_t offset, size_t bytes) {
   const uint32_t number_of_event = tensor_shadow().add_again(event);
   const Published& knows = order_.knowledge(who, lane).now;
   // In tensor memory, what a warp does together is in order, whichever lane has the registers.
-  actor_ = {knows.seen, knows.fenced, own_of(who, kAllLanes, ~0u, order_.known_copies(who, lane))};
-  const Touch touch{&actor_, number_of_event, bit(lane), true, false};
+  tensor_actor_ = {knows.tensor, knows.seen, own_of(who, kAllLanes, ~0u, order_.known_copies(who, lane))};
+  const Touch touch{&tensor_actor_, number_of_event, bit(lane), true, false};
   check_tensor(warp.cta().rank(), offset, uint32_t(bytes), touch);
 }
 
@@ -318,6 +323,7 @@ void Races::act_as_copy(int lane) {
       }
       const Mask own = copy_->completion == Completion::kTensorStore ? kAllLanes : bit(lane);
       actor_ = {part.knows.seen, part.knows.fenced, own_of(number(*copy_->event.warp), own, copy_->time, known)};
+      tensor_actor_ = {part.knows.tensor, part.knows.seen, actor_.own};
     }
   }
   event_lane_ = is_counted(copy_->completion) ? lane : 0;
@@ -537,6 +543,10 @@ void Races::report(const std::string& place, const Touch& touch, const Conflict&
     case Conflict::Kind::kNoProxyFence:
       text = "Race: by the async proxy, " + who + " " + verb + " " + place +
              ", which was written by the generic one, with no fence.proxy.async between the two.";
+      break;
+    case Conflict::Kind::kNoTensorFence:
+      text = "Race: " + who + " " + verb + " " + place + ", which another one has " + was +
+             ", without tcgen05.fence before or after the barrier between the two.";
       break;
     case Conflict::Kind::kSameInstruction:
       text = "Race: lanes " + std::to_string(conflict.lane) + " and " + std::to_string(first_lane(touch.lanes)) +

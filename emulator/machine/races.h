@@ -65,8 +65,14 @@ class Races {
   void touch_tensor(const Cta& cta, uint32_t offset, size_t bytes, Access access);
   void load_tensor(Warp& warp, int lane, uint32_t offset, size_t bytes);
   // Columns that one warp gives back, and another one gets.
-  void free_tensor(Warp& warp) { order_.release(number(warp), kAllLanes, tensor_freed_); }
-  void allocate_tensor(Warp& warp) { order_.acquire(number(warp), kAllLanes, tensor_freed_); }
+  void free_tensor(Warp& warp) {
+    fence_tensor_before(warp, kAllLanes);
+    order_.release(number(warp), kAllLanes, tensor_freed_);
+  }
+  void allocate_tensor(Warp& warp) {
+    order_.acquire(number(warp), kAllLanes, tensor_freed_);
+    fence_tensor_after(warp, kAllLanes);
+  }
   // An atomic or ordered access of any memory, before it is done.
   void synchronise(Warp& warp, int lane, uint64_t address, Access access);
   // Of global memory. What a launch under way may have written must have been waited for, too.
@@ -107,6 +113,8 @@ class Races {
   void fence(Warp& warp, Mask lanes) { order_.fence(number(warp), lanes); }
   void fence_proxy(Warp& warp, Mask lanes) { order_.fence_proxy(number(warp), lanes); }
   void fence_barrier_init(Warp& warp, Mask lanes);
+  void fence_tensor_before(Warp& warp, Mask lanes) { order_.fence_tensor_before(number(warp), lanes); }
+  void fence_tensor_after(Warp& warp, Mask lanes) { order_.fence_tensor_after(number(warp), lanes); }
 
   // --- Warpgroups
   // A product, which then acts: its operands begin with so many registers of the accumulator, and of the other factor.
@@ -197,6 +205,7 @@ class Races {
   const IssuedCopy* copy_ = nullptr;
   bool acts_alone_ = false;  // a copy or product acts
   Actor actor_;
+  Actor tensor_actor_;  // the same in tensor memory; `fenced` is what is known elsewhere
   uint32_t event_ = 0;
   uint32_t tensor_event_ = 0;  // the same in tensor memory, where all is of one proxy; 0: it has not touched any yet
   int event_lane_ = 0;

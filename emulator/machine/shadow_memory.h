@@ -58,7 +58,7 @@ struct Touch {
 };
 
 struct Conflict {
-  enum class Kind { kUnordered, kNoProxyFence, kSameInstruction };
+  enum class Kind { kUnordered, kNoProxyFence, kNoTensorFence, kSameInstruction };
   Kind kind;
   uint32_t offset;
   uint32_t event;  // the earlier one

@@ -244,6 +244,14 @@ Step wait_for_loads(Warp&, const Instruction&, Mask mask) {
   return Step::kNext;
 }
 
+template <bool kIsBefore>
+Step fence_tensor_memory(Warp& warp, const Instruction&, Mask mask) {
+  if (Races* races = warp.cta().cluster().races()) {
+    kIsBefore ? races->fence_tensor_before(warp, mask) : races->fence_tensor_after(warp, mask);
+  }
+  return Step::kNext;
+}
+
 void lower_tcgen05(Lowering& l) {
   l.need_family(10);
   const std::string_view what = l.take_next();
@@ -265,7 +273,7 @@ void lower_tcgen05(Lowering& l) {
     l.out.run = what == "wait::ld" ? wait_for_loads : wait_for_stores;
   } else if (what == "fence::before_thread_sync" || what == "fence::after_thread_sync") {
     need_operands(l, 0);
-    l.out.run = do_nothing;
+    l.out.run = what == "fence::before_thread_sync" ? fence_tensor_memory<true> : fence_tensor_memory<false>;
   } else {
     l.unknown("." + std::string(what));
   }

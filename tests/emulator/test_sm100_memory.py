@@ -219,6 +219,7 @@ def warps_kernel(
 
 
 SYNC_WARP = "bar.warp.sync -1;\n"
+BEFORE, AFTER = "tcgen05.fence::before_thread_sync;\n", "tcgen05.fence::after_thread_sync;\n"
 ALLOCATE = "tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [slot], {};\n" + SYNC_WARP
 ALLOCATE += "ld.shared.b32 %tmem, [slot];\n"
 FREE = "tcgen05.dealloc.cta_group::1.sync.aligned.b32 %tmem, {};\n"
@@ -408,8 +409,8 @@ class AccessTest(Sm100Test):
                 f"add.u32 %cell, %mine, {c};\ntcgen05.st.sync.aligned.32x32b.x1.b32 [%cell], {{%r0}};"
                 for c in range(64)
             )
-            body += "\ntcgen05.wait::st.sync.aligned;\n"
-        body += "@%first mbarrier.init.shared::cta.b64 [bar], 1;\nbar.sync 0;\n"
+            body += "\ntcgen05.wait::st.sync.aligned;\n" + BEFORE
+        body += "@%first mbarrier.init.shared::cta.b64 [bar], 1;\nbar.sync 0;\n" + AFTER
         body += in_warp(warp, text, "OUT") + "bar.sync 0;\n"
         return warps_kernel(body + in_warp(0, FREE.format(64), "FREED"))
 
@@ -498,7 +499,7 @@ class AccessTest(Sm100Test):
         with without_races():
             (out,) = self.emulator.run(self.product(text))
         np.testing.assert_array_equal(out[:32], 5)  # as before
-        (out,) = self.emulator.run(self.product(self.COMMIT + wait_for_barrier("W") + text))
+        (out,) = self.emulator.run(self.product(self.COMMIT + wait_for_barrier("W") + AFTER + text))
         np.testing.assert_array_equal(out[:32], 0)
         with without_races():
             self.assert_refused(self.product(text, fill=False), "is read before anything was written")

@@ -9,6 +9,7 @@ STORE = "tcgen05.st.sync.aligned.32x32b.x1.b32 [%mine], {%thread};\n"
 LOAD = memory.LOAD.format("%mine") + "\n" + WAIT_FOR_LOADS
 KEEP = "mad.wide.u32 %row, %thread, 4, %out;\nst.global.b32 [%row], %r0;\n"
 FENCE = "fence.proxy.async.shared::cta;\n"
+BEFORE, AFTER = memory.BEFORE, memory.AFTER
 
 
 class TensorRacesTest(Sm100Test):
@@ -30,13 +31,13 @@ class TensorRacesTest(Sm100Test):
         )
 
     def test_product_and_load(self):
-        done = self.COMMIT + wait_for_barrier("DONE")
+        done = self.COMMIT + wait_for_barrier("DONE") + AFTER
         self.assert_race(
             self.product(LOAD + KEEP), self.product(done + LOAD + KEEP), "of tensor memory, which another one has"
         )
 
     def test_product_and_store(self):
-        done = self.COMMIT + wait_for_barrier("DONE")
+        done = self.COMMIT + wait_for_barrier("DONE") + AFTER
         self.assert_race(
             self.product(STORE + WAIT_FOR_STORES),
             self.product(done + STORE + WAIT_FOR_STORES),
@@ -45,28 +46,38 @@ class TensorRacesTest(Sm100Test):
 
     def test_store_of_a_warp_and_product_of_another(self):
         """Who starts the product must have heard that the store is done, and not only that it was begun."""
-        plain = self.product(self.COMMIT + wait_for_barrier("DONE"), fill=False)
+        plain = self.product(self.COMMIT + wait_for_barrier("DONE") + AFTER, fill=False)
 
         def made(wait):
-            text = memory.in_warp(1, STORE + wait + "barrier.sync 2, 64;", "STORED")
-            text += memory.in_warp(0, "barrier.sync 2, 64;", "HEARD")
+            text = memory.in_warp(1, STORE + wait + BEFORE + "barrier.sync 2, 64;", "STORED")
+            text += memory.in_warp(0, "barrier.sync 2, 64;\n" + AFTER, "HEARD")
             ptx = plain.ptx.replace("@%first mbarrier.init", text + "@%first mbarrier.init")
             return memory.Kernel(ptx, plain.entry, plain.arguments, plain.grid, plain.block)
 
         words = ("of tensor memory, which another one has written", "tcgen05.mma")
         self.assert_race(made(""), made(WAIT_FOR_STORES), *words)
 
+    def test_fences(self):
+        """Before the barrier that a store is published by, and after the one that a product is."""
+        right = self.product(self.COMMIT + wait_for_barrier("DONE") + AFTER + LOAD + KEEP)
+        without = self.product(self.COMMIT + wait_for_barrier("DONE") + LOAD + KEEP)
+        self.assert_race(without, right, "without tcgen05.fence", "tcgen05.ld", "tcgen05.mma")
+        for fence in (BEFORE, AFTER):
+            ptx = right.ptx.replace(fence, "", 1)
+            wrong = memory.Kernel(ptx, right.entry, right.arguments, right.grid, right.block)
+            self.assert_race(wrong, right, "without tcgen05.fence", "tcgen05.mma", "tcgen05.st")
+
     def test_operand_that_is_overwritten(self):
-        overwrite, done = "@%first st.shared.b32 [box], 1;\n", self.COMMIT + wait_for_barrier("DONE")
+        overwrite, done = "@%first st.shared.b32 [box], 1;\n", self.COMMIT + wait_for_barrier("DONE") + AFTER
         self.assert_race(self.product(overwrite + done), self.product(done + overwrite), "shared offset")
 
     def test_operand_without_a_fence(self):
-        right = self.product(self.COMMIT + wait_for_barrier("DONE"))
+        right = self.product(self.COMMIT + wait_for_barrier("DONE") + AFTER)
         wrong = memory.Kernel(right.ptx.replace(FENCE, ""), right.entry, right.arguments, right.grid, right.block)
         self.assert_race(wrong, right, "by the async proxy", "tcgen05.mma")
 
     def test_products_of_a_thread_are_in_order(self):
-        text = self.PRODUCT.format(*self.descriptors()) + self.COMMIT + wait_for_barrier("DONE") + LOAD + KEEP
+        text = self.PRODUCT.format(*self.descriptors()) + self.COMMIT + wait_for_barrier("DONE") + AFTER + LOAD + KEEP
         (out,) = self.emulator.run(self.product(text))
         np.testing.assert_array_equal(out[:32], 0)
 
