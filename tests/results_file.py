@@ -38,7 +38,7 @@ def pytest_report_header(config):
 
 
 def fit_devices():
-    """Architectures of this process's devices that every kernel is written for: there, nothing is skipped for good reason."""
+    """Architectures of this process's devices that every kernel is written for: no skip there has a good reason."""
     from jax_flash_mla import _support
 
     written = frozenset(_support.ARCHITECTURES).intersection(*_support.WRITTEN.values())

@@ -1,7 +1,7 @@
 // Tensor memory of SM100: 128 lanes of 512 columns of 32 bits, one function for each PTX instruction used.
 //
-// An address has the lane in its upper half and the column in its lower. A warp reaches the 32 lanes from 32 times its rank
-// in its warpgroup on: of a matrix with a row in each lane, thread t of a warpgroup has row t.
+// An address has the lane in its upper half and the column in its lower. A warp reaches the 32 lanes from 32 times its
+// rank in its warpgroup on: of a matrix with a row in each lane, thread t of a warpgroup has row t.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,8 @@
-// Matrix products of SM100, whose sums stay in tensor memory: descriptors, and one function for each PTX instruction used.
+// Matrix products of SM100, whose sums stay in tensor memory: descriptors, and one function for each PTX instruction
+// used.
 //
-// One thread starts a product of 128 rows, for the whole thread block; whatever it starts is done in that order. Row r of the
-// sums lies in lane r. Sums are float32, factors bfloat16.
+// One thread starts a product of 128 rows, for the whole thread block; whatever it starts is done in that order. Row r
+// of the sums lies in lane r. Sums are float32, factors bfloat16.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +41,8 @@ __host__ __device__ constexpr SharedFactor factor_along_sum(uint32_t tile_addres
   return {kVersion | kSwizzle128 | kAtomStride, (tile_address & 0x3FFFF) >> 4};
 }
 
-// The sum runs down the rows, and what is multiplied over several tiles of 64 columns, `tile_bytes` apart. Step over the sum
-// by adding bytes of whole rows.
+// The sum runs down the rows, and what is multiplied over several tiles of 64 columns, `tile_bytes` apart. Step over
+// the sum by adding bytes of whole rows.
 __host__ __device__ constexpr SharedFactor factor_across_sum(uint32_t tile_address, int tile_bytes) {
   SharedFactor factor = factor_along_sum(tile_address);
   factor.lower |= uint32_t(tile_bytes) >> 4 << 16;

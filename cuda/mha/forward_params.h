@@ -1,5 +1,5 @@
-// What a launch of multi-head attention, forward, takes, on any architecture. Plain data: no JAX, XLA or Python type enters
-// here.
+// What a launch of multi-head attention, forward, takes, on any architecture. Plain data: no JAX, XLA or Python type
+// enters here.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -48,7 +48,8 @@ struct Knowledge {
   Published now;
   Published observed;  // what relaxed reads found, to be known from the next fence on
   Published released;  // what was known at the last fence: relaxed writes publish it
-  // Of tensor memory: what was acquired, to be known from the next fence on; what was known at the last one, to be published.
+  // Of tensor memory: what was acquired, to be known from the next fence on; what was known at the last one, to be
+  // published.
   SharedClock tensor_found, tensor_left;
   bool operator==(const Knowledge& other) const;
   void join(const Knowledge& other);

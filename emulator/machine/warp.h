@@ -139,7 +139,8 @@ class Warp {
   void set_predicate(const Operand& operand, Mask values, Mask mask);
 
   // --- Memory
-  // The addresses that an address operand has in each lane. Those of 32 bits end where 32 bits do, as the registers' own sums.
+  // The addresses that an address operand has in each lane. Those of 32 bits end where 32 bits do, as the registers'
+  // own sums.
   void addresses(const Operand& operand, uint64_t (&out)[kLanes]) const;
   uint64_t address(const Operand& operand, int lane) const {
     const uint64_t sum = (operand.bits == 0 ? 0 : get_any(operand, lane)) + uint64_t(operand.displacement);

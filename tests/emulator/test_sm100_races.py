@@ -1,4 +1,4 @@
-"""Races about tensor memory, and about what its instructions read from shared memory: a kernel for each, and what makes it right."""
+"""Races in tensor memory, and in what is multiplied from shared memory: a kernel for each, and what makes it right."""
 
 import numpy as np
 import test_sm100_memory as memory

@@ -22,8 +22,8 @@ from kernels import dense_decode_problem, mha_problem, sparse_backward_problem, 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HARMLESS = pathlib.Path(__file__).with_name("harmless_mutants.json")
 
-# What is left out, one at a time: fences, arrivals, waits, barriers, commits. Not the wait for loads of tcgen05, of which the
-# emulator knows nothing.
+# What is left out, one at a time: fences, arrivals, waits, barriers, commits. Not the wait for loads of tcgen05, of
+# which the emulator knows nothing.
 ORDERING = re.compile(
     r"mbarrier\.(arrive|test_wait|try_wait|expect_tx|complete_tx)|cp\.async\.mbarrier|"
     r"(cp\.async|cp\.async\.bulk|wgmma)\.(commit|wait)|wgmma\.fence|"
@@ -98,8 +98,8 @@ class Target(typing.NamedTuple):
     capability: str = "9.0"  # likewise
 
 
-# Thread blocks with several items, of which some blocks are partial; a piece of a request for each thread block, combined
-# by several warps together; pieces of several requests, which different lanes find.
+# Thread blocks with several items, of which some blocks are partial; a piece of a request for each thread block,
+# combined by several warps together; pieces of several requests, which different lanes find.
 DENSE_DECODE = Target(
     r"dense_decode.*bfloat16",
     dense_decode_problem,

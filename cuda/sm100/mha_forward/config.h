@@ -40,8 +40,8 @@ struct Config {
   static constexpr int kSoftmaxRegisters = 192, kCorrectionRegisters = 80, kOtherRegisters = 48;
   static_assert((kTiles * kSoftmaxRegisters + kCorrectionRegisters + kOtherRegisters) * 128 <= 64 * 1024);
 
-  // Operands come in panels of 16 KB, in the 128-byte swizzle: 128 tokens of 64 columns of queries and keys, or 64 tokens of
-  // all columns of values, which are two boxes side by side.
+  // Operands come in panels of 16 KB, in the 128-byte swizzle: 128 tokens of 64 columns of queries and keys, or 64
+  // tokens of all columns of values, which are two boxes side by side.
   static constexpr int kPanelColumns = 64, kPanelRowBytes = kPanelColumns * int(sizeof(Element));
   static constexpr int kPanelBytes = kBlock * kPanelRowBytes;
   static constexpr int kKeyPanels = kDimQK / kPanelColumns;

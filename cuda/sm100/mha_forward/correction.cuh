@@ -1,5 +1,5 @@
-// The warpgroup of SM100 multi-head attention, forward, that corrects outputs where maxima have moved, and writes them: those of
-// both tiles, a row for each thread.
+// The warpgroup of SM100 multi-head attention, forward, that corrects outputs where maxima have moved, and writes them:
+// those of both tiles, a row for each thread.
 #pragma once
 
 #include "cuda/device/copy.cuh"

@@ -6,8 +6,8 @@
 
 namespace jax_flash_mla::mha_forward_sm100 {
 
-// Products are done in the order in which they are started: the scores of a block may be started as soon as the weights that
-// lie in their place have been.
+// Products are done in the order in which they are started: the scores of a block may be started as soon as the weights
+// that lie in their place have been.
 template <typename Config>
 class Issuer {
  public:

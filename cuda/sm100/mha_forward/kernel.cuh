@@ -1,16 +1,17 @@
 // SM100 multi-head attention, forward: items of two tiles of 128 query tokens of a head over blocks of 128 keys.
 //
-// Sums stay in tensor memory. One thread starts all products, those of the two tiles in turn, so that the tensor cores have
-// the one tile's while the other one's scores are exponentiated, by a warpgroup for each tile with a thread for each row. A
-// third warpgroup corrects outputs of rows whose maximum has moved, and writes them. Blocks come from the last to the first.
+// Sums stay in tensor memory. One thread starts all products, those of the two tiles in turn, so that the tensor cores
+// have the one tile's while the other one's scores are exponentiated, by a warpgroup for each tile with a thread for
+// each row. A third warpgroup corrects outputs of rows whose maximum has moved, and writes them. Blocks come from the
+// last to the first.
 //
 //   products    S0 2 | S1 2 |      | O0 2 | S0 1 | O1 2 | S1 1 | O0 1 | S0 0 | O1 1 | S1 0 | ...
 //   softmax 0        | S0 2 → P0 2 |             | S0 1 → P0 1 |             | S0 0 → P0 0 |
 //   softmax 1               | S1 2 → P1 2 |             | S1 1 → P1 1 |             | S1 0 → P1 0 |
 //   correction                                      O0 * f           O1 * f  ...
 //
-// Weights P take the place of the scores S that they come from. A warp loads panels of keys and values into a ring of slots,
-// and another one clears values past the sequence's end.
+// Weights P take the place of the scores S that they come from. A warp loads panels of keys and values into a ring of
+// slots, and another one clears values past the sequence's end.
 //
 // Maxima lag behind: they move only when a row exceeds its own by 2^8, because moving them means rescaling outputs.
 #pragma once

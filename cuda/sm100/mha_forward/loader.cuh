@@ -1,5 +1,5 @@
-// The warps of SM100 multi-head attention, forward, that bring operands: the one that loads them, and the one that clears what
-// nobody may see.
+// The warps of SM100 multi-head attention, forward, that bring operands: the one that loads them, and the one that
+// clears what nobody may see.
 #pragma once
 
 #include "cuda/device/copy.cuh"
@@ -77,8 +77,8 @@ class Loader {
     device::arrive(shared_.item_full[count % 2]);
   }
 
-  // Keys of the last block, queries, values of that block; then keys and values in turn. The queries' places are free later
-  // than slots are.
+  // Keys of the last block, queries, values of that block; then keys and values in turn. The queries' places are free
+  // later than slots are.
   __device__ __forceinline__ void load(const Item& item, int first_key, device::Barrier& values_started) {
     const int key_head = item.head / (params_.h_q / params_.h_kv), last = item.most_blocks() - 1;
     if (last < 0) device::arrive(values_started);
@@ -141,8 +141,8 @@ class Loader {
   }
 };
 
-// Writes zeros for the values past the sequence's last key: they are another's, and zero weight times NaN is NaN. They are in
-// an item's first block, if anywhere.
+// Writes zeros for the values past the sequence's last key: they are another's, and zero weight times NaN is NaN. They
+// are in an item's first block, if anywhere.
 template <typename Config>
 class Cleaner {
  public:
@@ -158,7 +158,8 @@ class Cleaner {
       if (blocks > 0 && real < Config::kBlock) {
         Ring<Config> values = ring;
         values.advance(Config::kKeyPanels);
-        // Who has not seen each phase of a slot must know that it is in the one before: only the last bit can be asked for.
+        // Who has not seen each phase of a slot must know that it is in the one before: only the last bit can be asked
+        // for.
         device::wait(shared_.values_started[items % 2], items / 2 % 2);
         clear(values, real);
       }

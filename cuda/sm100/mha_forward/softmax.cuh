@@ -1,4 +1,5 @@
-// The warpgroups of SM100 multi-head attention, forward, that make weights of scores: one for each tile, a row for each thread.
+// The warpgroups of SM100 multi-head attention, forward, that make weights of scores: one for each tile, a row for each
+// thread.
 #pragma once
 
 #include "cuda/device/math.cuh"
@@ -55,7 +56,8 @@ class Softmax {
       if (block < blocks - 1) publish(make_float2(factor, 0.0f));
       exponentiate(scores);
     }
-    // What was published last has been read: outputs of the last block are rescaled, or those of the item before are read.
+    // What was published last has been read: outputs of the last block are rescaled, or those of the item before are
+    // read.
     device::wait(shared_.out_ready[tile_], blocks_ % 2);
     publish(make_float2(row_sum_, row_max_));
   }
@@ -118,7 +120,8 @@ class Softmax {
     device::arrive(shared_.statistics_full[tile_]);
   }
 
-  // Scores become weights, which go to where the former were, as pairs; those of the first keys are multiplied meanwhile.
+  // Scores become weights, which go to where the former were, as pairs; those of the first keys are multiplied
+  // meanwhile.
   __device__ __forceinline__ void exponentiate(Scores& scores) {
     float scale = fabsf(scale_log2_), origin = row_max_ == -device::kInfinity ? 0.0f : row_max_;
     // A product that is not rounded may exceed the maximum, which was rounded: by a lot where they are large.

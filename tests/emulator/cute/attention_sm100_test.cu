@@ -1,5 +1,6 @@
-// Holds what the attention kernels for SM100 say of matrices to how CuTe describes the same: descriptors of products and of
-// factors in shared memory, where copies put elements of these, and where scores, weights and outputs lie in tensor memory.
+// Holds what the attention kernels for SM100 say of matrices to how CuTe describes the same: descriptors of products
+// and of factors in shared memory, where copies put elements of these, and where scores, weights and outputs lie in
+// tensor memory.
 #include <cuda_runtime.h>
 
 #include <cstdio>

@@ -27,8 +27,8 @@ inline int check_tutorial() {
   constexpr int m = 512, n = 1024, k = 320;  // five tiles along k, for a barrier's phases to come round
   constexpr float alpha = 2, beta = -1;
   CHECK(setenv("JAX_FLASH_MLA_EMULATOR_CAPABILITY", "10.0", 1) == 0);
-  // There would be reports: 01_mma has no proxy fence between what threads write and the products that read it, and in the
-  // others the copy engine uses barriers without any fence since they were initialised.
+  // There would be reports: 01_mma has no proxy fence between what threads write and the products that read it, and in
+  // the others the copy engine uses barriers without any fence since they were initialised.
   CHECK(setenv("JAX_FLASH_MLA_EMULATOR_RACES", "0", 1) == 0);
   std::mt19937 random(k);
   const auto a = small_integers<cutlass::half_t>(m * k, random), b = small_integers<cutlass::half_t>(n * k, random);
