@@ -26,22 +26,10 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-// Arrives at another thread block's barrier.
+// Arrives at another thread block's barrier. Tells it that reads are over, not of writes: `release.cluster` would wait until
+// all of the thread's stores are seen by the whole device.
 __device__ __forceinline__ void arrive_at(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-// Waits as `wait` does, for arrivals from other thread blocks too.
-__device__ __forceinline__ void wait_for_cluster(Barrier& barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n"
-      "}\n" ::"r"(shared_address(&barrier)),
-      "r"(parity)
-      : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 // Copies to another thread block, a multiple of 16 bytes, which arrive on a barrier of its. By one thread; what others have

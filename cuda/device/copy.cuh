@@ -28,6 +28,22 @@ __device__ __forceinline__ void prefetch_line(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
 }
 
+// --- Loads of what nobody writes meanwhile, to registers: where they stand, which the compiler does not change.
+
+__device__ __forceinline__ uint4 load_16_bytes(const void* source) {
+  uint4 x;
+  asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(source));
+  return x;
+}
+
+__device__ __forceinline__ uint2 load_8_bytes(const void* source) {
+  uint2 x;
+  asm volatile("ld.global.nc.v2.u32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "l"(source));
+  return x;
+}
+
 // --- Copies of 16 bytes by each thread (cp.async).
 
 // Zeros where `valid` does not hold; `source` is then not read.
@@ -37,10 +53,16 @@ __device__ __forceinline__ void copy_16_bytes(void* destination, const void* sou
                : "memory");
 }
 
-// The same of 8 bytes, for what is not aligned to 16.
+// The same of 8 or 4 bytes, for what is not aligned to 16.
 __device__ __forceinline__ void copy_8_bytes(void* destination, const void* source, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(destination)), "l"(source),
                "r"(valid ? 8 : 0)
+               : "memory");
+}
+
+__device__ __forceinline__ void copy_4_bytes(void* destination, const void* source, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(destination)), "l"(source),
+               "r"(valid ? 4 : 0)
                : "memory");
 }
 

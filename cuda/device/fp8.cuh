@@ -15,16 +15,18 @@ inline constexpr float kPlacedUnit = 0x1p120f;  // what placed codes are to be m
 
 // Codes 0 and 1 of four, or 2 and 3, as a pair of bfloat16: placed.
 __device__ __forceinline__ uint32_t place_codes(uint32_t codes, bool upper) {
-  // Each in the upper byte of a half, over zeros.
-  const uint32_t spread = __byte_perm(codes, 0, upper ? 0x3424 : 0x1404);
-  return (spread & 0x80008000) | (spread >> 4 & 0x07F007F0);
+  // Each in the lower byte of a half. Four places up, all but the sign are where they belong, and that is four too low: 15, not
+  // 11. Multiplications and additions, since the units of logic and shifts are what limits.
+  const uint32_t spread = __byte_perm(codes, 0, upper ? 0x4342 : 0x4140);
+  return (spread & 0x00800080) * 0xF0 + spread * 0x10;
 }
 
-// A scale of any size as bfloat16 factors: a code's value times the scale is placed · unit · high + placed · unit · low, where
-// only the last operation rounds noticeably. `high` is the scale cut off, so that it stays finite, and `low` the rest;
-// `unit` is a power of two that keeps both in range. All are pairs.
+// A scale of any size as bfloat16 factors: a code's value times the scale is x · high + x · low, where only the last operation
+// rounds noticeably. `high` is the scale cut off, so that it stays finite, and `low` the rest, both as pairs. x is the placed
+// code, whose unit then is in the factors, or, where that might be too much for them, the value itself.
 struct ScaleFactors {
-  uint32_t unit, high, low;
+  uint32_t high, low;
+  bool of_value;
 };
 
 __device__ __forceinline__ ScaleFactors factors_of(float scale) {
@@ -32,13 +34,31 @@ __device__ __forceinline__ ScaleFactors factors_of(float scale) {
   const float rest = is_large ? scale : scale * kPlacedUnit;
   const uint32_t high = __float_as_uint(rest) & 0xFFFF0000;
   const float low = rest - __uint_as_float(high);
-  constexpr uint32_t kOnes = 0x3F803F80, kUnits = 0x7B807B80;
-  return {is_large ? kUnits : kOnes, high | high >> 16, pack<__nv_bfloat16>(low, low)};
+  return {high | high >> 16, pack<__nv_bfloat16>(low, low), is_large};
 }
 
 __device__ __forceinline__ uint32_t times_scale(uint32_t placed, const ScaleFactors& factors) {
-  const uint32_t x = multiply_pairs(placed, factors.unit);
+  constexpr uint32_t kUnits = 0x7B807B80;
+  const uint32_t x = factors.of_value ? multiply_pairs(placed, kUnits) : placed;
   return fma_pairs(x, factors.high, multiply_pairs(x, factors.low));
+}
+
+// The same of a scale below 2^7, to the same bits: the unit is always in the factors.
+struct SmallScaleFactors {
+  uint32_t high, low;
+};
+
+__device__ __forceinline__ bool is_small(float scale) { return fabsf(scale) < 0x1p7f; }
+
+__device__ __forceinline__ uint2 small_factors_of(float scale) {
+  const float scaled = scale * kPlacedUnit;
+  const uint32_t high = __float_as_uint(scaled) & 0xFFFF0000;
+  const float low = scaled - __uint_as_float(high);
+  return make_uint2(high | high >> 16, pack<__nv_bfloat16>(low, low));
+}
+
+__device__ __forceinline__ uint32_t times_scale(uint32_t placed, const SmallScaleFactors& factors) {
+  return fma_pairs(placed, factors.high, multiply_pairs(placed, factors.low));
 }
 
 // The same of a power of two: e8m0, whose code 255 is NaN.
@@ -55,6 +75,44 @@ __device__ __forceinline__ PowerFactors power_of(uint32_t code) {
 __device__ __forceinline__ uint32_t times_scale(uint32_t placed, const PowerFactors& factors) {
   constexpr uint32_t kUnits = 0x7B807B80;
   return multiply_pairs(multiply_pairs(placed, kUnits), factors.power);
+}
+
+// And of one below 2^8.
+struct SmallPowerFactors {
+  uint32_t power;
+};
+
+__device__ __forceinline__ bool is_small(uint8_t code) { return code < 127 + 8; }
+
+__device__ __forceinline__ uint32_t small_factors_of(uint8_t code) {
+  const uint32_t bits = uint32_t(code) + 120 << 7;
+  return bits | bits << 16;
+}
+
+__device__ __forceinline__ uint32_t times_scale(uint32_t placed, const SmallPowerFactors& factors) {
+  return multiply_pairs(placed, factors.power);
+}
+
+// Factors as they are noted: those of small scales, or else scales.
+__device__ __forceinline__ uint2 scale_bits(float scale) { return make_uint2(__float_as_uint(scale), 0); }
+__device__ __forceinline__ uint32_t scale_bits(uint8_t code) { return code; }
+
+template <bool Small>
+__device__ __forceinline__ auto noted_factors(uint2 noted) {
+  if constexpr (Small) {
+    return SmallScaleFactors{noted.x, noted.y};
+  } else {
+    return factors_of(__uint_as_float(noted.x));
+  }
+}
+
+template <bool Small>
+__device__ __forceinline__ auto noted_factors(uint32_t noted) {
+  if constexpr (Small) {
+    return SmallPowerFactors{noted};
+  } else {
+    return power_of(noted);
+  }
 }
 
 // Eight codes times their scale, in their order.

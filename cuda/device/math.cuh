@@ -21,6 +21,13 @@ __device__ __forceinline__ int opaque(int x) {
   return x;
 }
 
+// The lane's number, read where it stands: not kept.
+__device__ __forceinline__ int lane_anew() {
+  int lane;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
+
 // 2^x to two units in the last place; 0 for -inf.
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;

@@ -15,7 +15,7 @@ __host__ __device__ constexpr int swizzled_chunk(int row, int chunk) {
   return row * kSwizzleRowBytes + ((chunk ^ (row % 8)) * 16);
 }
 
-// The same chunk some rows, a multiple of 4, further down: from the offset of one in the first four of eight.
+// The same chunk some rows further down: from the offset of one whose row shares no bit with that number.
 __host__ __device__ constexpr int swizzled_rows_below(int offset, int rows) {
   return (offset ^ (rows % 8 * 16)) + rows * kSwizzleRowBytes;
 }

@@ -28,7 +28,8 @@ struct Config : mla_sm90::Shape<Element, kDenseDecodeDimQK> {
   static_assert(Shape::kDimV == kDenseDecodeDimV && Shape::kBlockM == kDenseDecodeTileRows);
 
   // The copy engine brings keys; only sums over them are wanted.
-  static constexpr bool kFencesKeys = false, kFindsLargest = false;
+  static constexpr bool kFindsLargest = false, kInOrder = false;
+  static constexpr bool fences_tile(int) { return false; }
 
   // The schedule's costs, in blocks: of starting and finishing a tile; of leaving partial results and combining them. And
   // the least piece of a tile that is worth the latter.

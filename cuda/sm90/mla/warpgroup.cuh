@@ -7,8 +7,9 @@
 //   warpgroup 1 |    scores 1 | softmax 1 | out 1 | out 0 | scores 3 | softmax 3 | out 3 | out 2 | ...
 //
 // While one warpgroup is at its softmax, the other one has the tensor cores. A warpgroup is done with its half of the own
-// block first, so that the next one is on its way while the other block's values are multiplied. Tiles of 64 columns are
-// waited for one by one: scores begin with the first that comes.
+// block first, so that the next one is on its way while the other block's values are multiplied. Where blocks come more
+// slowly than they are multiplied, both take them in their order (kInOrder): a block is then given back as soon as it may
+// be. Tiles of 64 columns are waited for one by one: scores begin with the first that comes.
 //
 // Weights. A warp hands its weights to the same warp of the other warpgroup, lane by lane, behind the block's values.
 //
@@ -34,8 +35,9 @@ namespace jax_flash_mla::mla_sm90 {
 //   void write()                   writes the results
 //   void give_back(stage)          where more than this thread block's loaders wait for half of a stage's values
 // and `Config` derives from Shape, and has SharedStorage, which derives from Shared, and
-//   bool kFencesKeys               whether ordinary copies bring keys, which matrix products then have to be fenced from
+//   bool fences_tile(tile)         whether ordinary copies bring a tile of keys, which products then have to be fenced from
 //   bool kFindsLargest             whether the largest scores themselves are wanted
+//   bool kInOrder                  whether both warpgroups come to blocks in their order, not each to its own one first
 template <typename Config, typename Role>
 class Warpgroup {
  public:
@@ -100,11 +102,22 @@ class Warpgroup {
 
   __device__ __forceinline__ void attend(int blocks) {
     if (self_ >= blocks) device::arrive(shared_.q_empty);
+    if constexpr (Config::kInOrder) {
 #pragma unroll 1
-    for (int block = 0; block < blocks; block += Config::kStages) {
-      const int own = block + self_, other = block + 1 - self_;
-      if (own < blocks) add_own(own, own < Config::kStages, own + Config::kStages >= blocks);
-      if (other < blocks) add_others();
+      for (int block = 0; block < blocks; ++block) {
+        if (block % Config::kStages == self_) {
+          add_own(block, false, block + Config::kStages >= blocks);
+        } else {
+          add_others();
+        }
+      }
+    } else {
+#pragma unroll 1
+      for (int block = 0; block < blocks; block += Config::kStages) {
+        const int own = block + self_, other = block + 1 - self_;
+        if (own < blocks) add_own(own, own < Config::kStages, own + Config::kStages >= blocks);
+        if (other < blocks) add_others();
+      }
     }
   }
 
@@ -152,7 +165,7 @@ class Warpgroup {
                          : i < Config::kHalfTiles ? i * Config::kTileBytes + own_half
                                                   : i * Config::kTileBytes - own_half;
       device::wait(shared_.full[self_][offset / Config::kTileBytes], own_blocks_ % 2);
-      if constexpr (Config::kFencesKeys) device::fence_async_proxy();
+      if (Config::fences_tile(offset / Config::kTileBytes)) device::fence_async_proxy();
       device::wgmma_fence();
 #pragma unroll
       for (int c = 0; c < Config::kTileRowBytes; c += Config::kChunkRowBytes) {

@@ -19,21 +19,19 @@ static_assert(kSparseDecodePartialTiles == split_sm90::kPartialTiles);
 struct V32 {
   static constexpr int kDimQK = 576, kCodes = 512, kScaleGroup = 128;
   static constexpr int kTokenBytes = 656;
-  static constexpr int kRotaryOffset = 528, kScalesOffset = 512;  // of the record, which is all of the token
-  // Lanes fetch a token's scales, float32, in two vectors.
-  using Scales = uint2;
-  // Of codes, on their way in each lane: as many as registers allow.
-  static constexpr int kVectorsAhead = 4, kPairVectorsAhead = 3;
+  static constexpr int kRotaryBytes = 128, kRotaryOffset = 528,
+                       kScalesOffset = 512;  // of the record, which is all of the token
+  using Scale = float;
+  using Factors = uint2;  // as SmallScaleFactors, or a scale that is not small
 };
 
 // A page has the records of all its tokens, then the scales of all.
 struct Model1 {
   static constexpr int kDimQK = 512, kCodes = 448, kScaleGroup = 64;
   static constexpr int kTokenBytes = 584, kRecordBytes = 576, kScaleBytes = 8;
-  static constexpr int kRotaryOffset = 448;
-  // e8m0: seven bytes and an unused one, in two words.
-  using Scales = uint32_t;
-  static constexpr int kVectorsAhead = 6, kPairVectorsAhead = 6;
+  static constexpr int kRotaryBytes = 128, kRotaryOffset = 448;
+  using Scale = uint8_t;     // e8m0
+  using Factors = uint32_t;  // as SmallPowerFactors, or a scale that is not small
 };
 
 // A thread block's share of a query token's heads and keys, and what all its warps have to know of it.
@@ -50,6 +48,22 @@ struct Walk {
   bool goes_on;
 };
 
+// What a loading warp notes of the next block's keys that it converts: where the codes of its half are, their scales, and what
+// they are to be multiplied by for that.
+template <typename Format, int Keys, int Groups>
+struct ConvertedKeys {
+  const uint8_t* codes[Keys];
+  alignas(8) typename Format::Scale scales[Keys][Groups];
+  typename Format::Factors factors[Keys][Groups];
+};
+
+// And of keys that it tells of: where their rotary dimensions are, and which of them there are.
+template <int Keys>
+struct ToldKeys {
+  const uint8_t* rotary[Keys];
+  uint32_t valid;  // bits
+};
+
 // With `Pairs` two thread blocks, which have different heads of the same query tokens, make a cluster. Each converts half of
 // a block's keys, and copies them to the other one.
 template <typename Format_, bool Pairs>
@@ -60,8 +74,8 @@ struct Config : mla_sm90::Shape<__nv_bfloat16, Format_::kDimQK, 8> {
   using Shape = mla_sm90::Shape<__nv_bfloat16, Format::kDimQK, 8>;
   static_assert(Shape::kDimV == kSparseDecodeDimV && Shape::kBlockM == kSparseDecodeTileRows);
 
-  // Threads that write keys fence them; only sums over them are wanted.
-  static constexpr bool kFencesKeys = false, kFindsLargest = false;
+  // Only sums over keys are wanted.
+  static constexpr bool kFindsLargest = false, kInOrder = true;
 
   // The schedule's costs, in blocks: of starting and finishing a tile; of leaving partial results and combining them. And
   // the least piece of a tile that is worth the latter.
@@ -69,34 +83,35 @@ struct Config : mla_sm90::Shape<__nv_bfloat16, Format_::kDimQK, 8> {
   static constexpr int kSplitCost = 8;
   static constexpr int kLeastPiece = 1;
 
-  // Four warps of each thread block convert the keys of a stage: 16 rows each, or 8 of a pair's.
-  static constexpr int kStageWarps = Shape::kLoaderWarps / Shape::kStages, kStageThreads = 32 * kStageWarps;
-  static constexpr int kWarpRows = Shape::kBlockN / kStageWarps / kClusterSize;
+  // Four warps of each thread block convert a half of the values of each block: 16 keys each, or 8 of a pair's.
+  static constexpr int kHalfWarps = Shape::kLoaderWarps / 2, kHalfThreads = 32 * kHalfWarps;
+  static constexpr int kWarpRows = Shape::kBlockN / kHalfWarps / kClusterSize;
   static constexpr int kWarpRowBytes = kWarpRows * Shape::kTileRowBytes;  // of a tile, one after another
-  static_assert(kStageThreads == 128 && (kWarpRows == 16 || kWarpRows == 8));
+  static_assert(kHalfThreads == 128 && (kWarpRows == 16 || kWarpRows == 8));
   // Keys whose indices a warp looks at, to tell which are there.
-  static constexpr int kWarpBits = Shape::kBlockN / kStageWarps;
+  static constexpr int kWarpBits = Shape::kBlockN / kHalfWarps;
 
   // A pair's other thread block gives values back too: an arrival for each of its warps.
   static constexpr int kEmptyArrivals = Shape::kEmptyArrivals + (Pairs ? Shape::kEmptyArrivals / 32 : 0);
 
-  // A step converts the codes of one scale group: one tile of columns or two. Lanes have 16 codes each: four lanes a row
-  // of a tile.
-  static constexpr int kSteps = Format::kCodes / Format::kScaleGroup;
-  static constexpr int kStepTiles = Format::kScaleGroup / Shape::kTileColumns;
-  static constexpr int kStepRows = 8 / kStepTiles;            // at once
-  static constexpr int kStepVectors = kWarpRows / kStepRows;  // of 16 codes, for each lane
-  static constexpr int kVectors = kSteps * kStepVectors;      // of a block
-  static constexpr int kVectorsAhead = Pairs ? Format::kPairVectorsAhead : Format::kVectorsAhead;
+  // A vector of codes is 16 in each lane, of two keys: all of the half's.
+  static constexpr int kVectors = kWarpRows / 2;
+  static constexpr int kHalfCodes = Shape::kDimV / 2, kHalfGroups = kHalfCodes / Format::kScaleGroup;
+  static constexpr int kGroups = Format::kCodes / Format::kScaleGroup;  // the second half may have less
+  static_assert(kHalfCodes == 16 * 16);
   static constexpr int kRotaryTile = Format::kCodes / Shape::kTileColumns;
-  // The steps of the first half of values; the others, with the rotary tile where it is one of values, are the second's.
-  static constexpr int kHalfSteps = Shape::kHalfTiles / kStepTiles;
+  static constexpr bool kRotaryIsValue = kRotaryTile < Shape::kValueTiles;
+  // Threads that store converted keys fence them.
+  static constexpr bool fences_tile(int tile) { return tile == kRotaryTile; }
 
   struct SharedStorage : Shape::Shared {
     Item items[2];                      // in turn
     uint32_t valid[Shape::kStages][2];  // which keys of the block an index names: bits
     split_sm90::Search search[Shape::kStages];
     Walk walks[Shape::kLoaderWarps];
+    // Of each warp; it tells of the blocks of one stage, or of both.
+    ConvertedKeys<Format, kWarpRows, kHalfGroups> converted[2][kHalfWarps];
+    ToldKeys<kWarpBits> told[2][kHalfWarps][kRotaryIsValue ? 2 : 1];
 
     // After all products: in the place of queries, and of keys.
     __device__ split_sm90::Splits& splits() { return *reinterpret_cast<split_sm90::Splits*>(this->q); }
@@ -109,8 +124,9 @@ struct Config : mla_sm90::Shape<__nv_bfloat16, Format_::kDimQK, 8> {
 
 // How the work is spread, fixed before the launch.
 struct Grid {
-  float scale_log2;       // of scores, base 2; neither zero nor infinite, so that a masked score stays one
-  int32_t last_slots[2];  // the largest index of each list's pool that names a slot; -1: none does
+  float scale_log2;        // of scores, base 2; neither zero nor infinite, so that a masked score stays one
+  int32_t last_slots[2];   // the largest index of each list's pool that names a slot; -1: none does
+  bool pages_are_aligned;  // all records are at multiples of 16 bytes
   split_sm90::Layout layout;
 };
 

@@ -1,6 +1,7 @@
 // SM90 sparse decode: attention of tiles of 64 heads of a query token over the keys that its indices name in FP8 caches.
 //
-// Two warpgroups multiply (mla/warpgroup.cuh), two others fetch and convert keys (loader.cuh), one for each stage. What is
+// Two warpgroups multiply (mla/warpgroup.cuh), two others fetch and convert keys (loader.cuh), one for each
+// half of values. What is
 // here: which keys are there.
 #pragma once
 
@@ -52,8 +53,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   extern __shared__ __align__(1024) uint8_t memory[];
   auto& shared = *reinterpret_cast<typename Config::SharedStorage*>(memory);
   if (threadIdx.x == 0) {
-    mla_sm90::init_barriers<Config>(shared, Loader<Config>::kQueryArrivals,
-                                    [](int, int) { return Config::kStageWarps; });
+    mla_sm90::init_barriers<Config>(shared, Loader<Config>::kQueryArrivals, [](int, int tile) {
+      return Config::kHalfWarps + (tile == Config::kRotaryTile ? Config::kHalfThreads : 0);
+    });
   }
   Config::kPairs ? device::cluster_sync() : __syncthreads();
 

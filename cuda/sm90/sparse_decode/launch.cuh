@@ -13,9 +13,11 @@ template <typename Config>
 Grid make_grid(const SparseDecodeParams& params, int num_sms) {
   Grid grid;
   grid.scale_log2 = device::scale_log2(params.scale);
+  grid.pages_are_aligned = true;
   for (int i = 0; i < 2; ++i) {
     const int64_t slots = int64_t(params.lists[i].num_pages) * params.lists[i].page_size;
     grid.last_slots[i] = int32_t(std::min<int64_t>(slots - 1, std::numeric_limits<int32_t>::max()));
+    grid.pages_are_aligned &= int64_t(params.lists[i].page_size) * Config::Format::kTokenBytes % 16 == 0;
   }
   grid.layout = split_sm90::make_layout(params.b * params.s_q, std::min(params.h_q, Config::kBlockM),
                                         split_sm90::ceil_div(params.h_q, Config::kBlockM), num_sms);

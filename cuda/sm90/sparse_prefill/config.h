@@ -22,7 +22,8 @@ struct Config : mla_sm90::Shape<Element, DimQK> {
   static_assert(Shape::kDimV == kSparsePrefillDimV && Shape::kBlockM == kSparsePrefillTileRows);
 
   // Threads copy keys, and the largest logits are results.
-  static constexpr bool kFencesKeys = true, kFindsLargest = true;
+  static constexpr bool kFindsLargest = true, kInOrder = false;
+  static constexpr bool fences_tile(int) { return true; }
 
   // Two warps copy the keys of a stage: half of the rows each.
   static constexpr int kStageWarps = Shape::kLoaderWarps / Shape::kStages;
