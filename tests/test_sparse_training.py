@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
-from base import implementations_of, on_a_gpu
+from base import devices_of, implementations_of, on_a_gpu
 from operations import normal
 
 import jax_flash_mla as fm
@@ -85,9 +85,10 @@ class Model:
 class SparseTrainingTest(parameterized.TestCase):
     def check(self, model, implementation, deterministic, tolerance):
         rng = np.random.default_rng(0)
-        weights, x = model.weights(rng), normal(rng, (TOKENS, WIDTH), jnp.float32)
-        got = model.gradients(model.sparse(implementation, deterministic), weights, x)
-        want = model.gradients(model.dense, weights, x)
+        with jax.default_device(devices_of(implementation)[0]):
+            weights, x = model.weights(rng), normal(rng, (TOKENS, WIDTH), jnp.float32)
+            got = model.gradients(model.sparse(implementation, deterministic), weights, x)
+            want = model.gradients(model.dense, weights, x)
         for (path, one), other in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True):
             if "index" in str(path):
                 self.assertEqual(np.abs(one).max(), 0)
