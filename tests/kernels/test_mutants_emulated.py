@@ -66,7 +66,7 @@ class SparseDecodeMutantsTest(MutantsTest):
 class SparseDecodePairsMutantsTest(MutantsTest):
     __test__ = True
     target, name = mutants.SPARSE_DECODE_PAIRS, "sparse_decode_kernel of pairs"
-    kinds = (CLUSTER, BOXES, COPIES, WARPS, "cp.async.wait_all", "mbarrier.arrive.release.cluster")
+    kinds = (CLUSTER, BOXES, COPIES, WARPS, "cp.async.wait_all", "mbarrier.arrive.shared::cluster")
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")

@@ -245,7 +245,6 @@ class Loader {
       converted().factors[key][(part + i * kKeyLanes) % Config::kHalfGroups] =
           small ? device::small_factors_of(scales[i]) : device::scale_bits(scales[i]);
     }
-    __syncwarp();
     return small;
   }
 
