@@ -17,7 +17,13 @@ from unittest import mock
 
 import numpy as np
 
-from kernels import dense_decode_problem, mha_problem, sparse_backward_problem, sparse_decode_problem
+from kernels import (
+    dense_decode_problem,
+    mha_problem,
+    sparse_backward_problem,
+    sparse_decode_problem,
+    sparse_prefill_problem,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HARMLESS = pathlib.Path(__file__).with_name("harmless_mutants.json")
@@ -123,6 +129,12 @@ SPARSE_DECODE_PAIRS = Target(
     (dict(TWO_CACHES, h_q=70), dict(b=2, topk=1000, h_q=70)),
     sms=8,
 )
+# Thread blocks with several items; queries with all, some and no keys, and tiles of heads that are partly there.
+SPARSE_PREFILL = Target(
+    r"sparse_prefill.*Li576",
+    sparse_prefill_problem,
+    (dict(s_q=5, h_q=70, topk=200, lengths=[200, 0, 64, 70, 130], sink=True), dict(s_q=9, h_q=3, topk=330)),
+)
 SPARSE_BACKWARD = Target(
     r"sparse_backward_kernel.*Li576ELb0",
     sparse_backward_problem,
@@ -156,6 +168,7 @@ TARGETS = (
     DENSE_DECODE,
     SPARSE_DECODE,
     SPARSE_DECODE_PAIRS,
+    SPARSE_PREFILL,
     SPARSE_BACKWARD,
     ORDERED_SPARSE_BACKWARD,
     MHA_FORWARD,

@@ -70,6 +70,12 @@ class SparseDecodePairsMutantsTest(MutantsTest):
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
+class SparsePrefillMutantsTest(MutantsTest):
+    __test__ = True
+    target, name, kinds = mutants.SPARSE_PREFILL, "sparse_prefill_kernel", (BLOCK, COPIES, WARPS)
+
+
+@unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
 class SparseBackwardMutantsTest(MutantsTest):
     __test__ = True
     target, name, kinds = mutants.SPARSE_BACKWARD, "sparse_backward_kernel", (BLOCK, COPIES)
