@@ -7,17 +7,16 @@ import numpy as np
 from absl.testing import parameterized
 from devices import Input, Kernel, Output
 from sm100 import (
-    DECLARATIONS,
     K_LAYOUTS,
     LANES,
     SHARED,
-    SLOT_AND_BARRIER,
     Placing,
     Sm100Test,
     put,
     tensor_kernel,
     wait_for_barrier,
 )
+from sm100_warps import AFTER, ALLOCATE, FREE, LOAD, SYNC_WARP, WarpsTest, in_warp, warps_kernel
 from writing import kernel, rng, vector
 
 COLUMNS = 288
@@ -202,33 +201,6 @@ class FillTest(Sm100Test):
 # Allocation, and what goes wrong
 
 
-def warps_kernel(
-    body: str, *, block: int = 128, ctas: int = 1, arguments: dict | None = None, shared: str = ""
-) -> Kernel:
-    """A kernel whose warps find their number in %warp; `body` ends wherever it likes."""
-    given = arguments or {"out": Output((64,), np.uint32)}
-    return kernel(
-        given,
-        f"{DECLARATIONS}\n{body}",
-        block=block,
-        grid=ctas,
-        cluster=ctas,
-        shared=SLOT_AND_BARRIER + ".shared .align 4 .b32 slots[8];\n.shared .align 16 .b8 box[1024];\n" + shared,
-        target="sm_100a",
-    )
-
-
-SYNC_WARP = "bar.warp.sync -1;\n"
-BEFORE, AFTER = "tcgen05.fence::before_thread_sync;\n", "tcgen05.fence::after_thread_sync;\n"
-ALLOCATE = "tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [slot], {};\n" + SYNC_WARP
-ALLOCATE += "ld.shared.b32 %tmem, [slot];\n"
-FREE = "tcgen05.dealloc.cta_group::1.sync.aligned.b32 %tmem, {};\n"
-
-
-def in_warp(number: int, text: str, label: str) -> str:
-    return f"setp.ne.u32 %done, %warp, {number};\n@%done bra {label};\n{text}\n{label}:\n"
-
-
 class AllocationTest(Sm100Test):
     def test_addresses(self):
         """Columns side by side; what is given back is given out again."""
@@ -394,25 +366,8 @@ def without_races():
     return mock.patch.dict(os.environ, JAX_FLASH_MLA_EMULATOR_RACES="0")
 
 
-LOAD = "tcgen05.ld.sync.aligned.32x32b.x1.b32 {{%r0}}, [{}];"
-
-
-class AccessTest(Sm100Test):
-    """What a warp may touch. All warps have the address of 64 columns in %tmem."""
-
-    def made(self, text: str, warp: int = 2, fill: bool = True) -> Kernel:
-        body = in_warp(0, "tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [slot], 64;", "ALLOCATED")
-        body += "bar.sync 0;\nld.shared.b32 %tmem, [slot];\nshl.b32 %mine, %warp, 21;\nadd.u32 %mine, %mine, %tmem;\n"
-        if fill:
-            body += "mov.u32 %r0, 5;\n"
-            body += "\n".join(
-                f"add.u32 %cell, %mine, {c};\ntcgen05.st.sync.aligned.32x32b.x1.b32 [%cell], {{%r0}};"
-                for c in range(64)
-            )
-            body += "\ntcgen05.wait::st.sync.aligned;\n" + BEFORE
-        body += "@%first mbarrier.init.shared::cta.b64 [bar], 1;\nbar.sync 0;\n" + AFTER
-        body += in_warp(warp, text, "OUT") + "bar.sync 0;\n"
-        return warps_kernel(body + in_warp(0, FREE.format(64), "FREED"))
+class AccessTest(WarpsTest):
+    """What a warp may touch."""
 
     @parameterized.named_parameters(
         ("lanes_of_another", LOAD.format("%tmem"), "A warp reaches lanes 64 to 95 of tensor memory", "names lane 0."),
@@ -472,25 +427,6 @@ class AccessTest(Sm100Test):
         with without_races():
             (out,) = self.emulator.run(self.made(text))
         np.testing.assert_array_equal(out[:32], 5)
-
-    PRODUCT = """
-    mov.u32 %r1, box;
-    shr.u32 %r1, %r1, 4;
-    cvt.u64.u32 %a_desc, %r1;
-    add.u64 %a_desc, %a_desc, {};
-    setp.eq.u32 %done, 0, 1;
-    @%first tcgen05.mma.cta_group::1.kind::f16 [%tmem], %a_desc, %a_desc, {}, %done;
-    """
-
-    def product(self, after: str, m: int = 128, n: int = 64, fill: bool = True) -> Kernel:
-        # All rows of A and B are the same eight: strides are zero.
-        descriptor = 1 << 46 | 8 << 16
-        text = "".join(f"st.shared.b32 [box+{i}], 0;\n" for i in range(0, 256, 4))
-        text += "fence.proxy.async.shared::cta;\n" + SYNC_WARP
-        text += self.PRODUCT.format(descriptor, 1 << 4 | 1 << 7 | 1 << 10 | n // 8 << 17 | m // 16 << 24)
-        return self.made(text + after, warp=0, fill=fill)
-
-    COMMIT = "@%first tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [bar];\n"
 
     def test_product_that_nobody_waited_for(self):
         keep = "mad.wide.u32 %row, %thread, 4, %out;\nst.global.b32 [%row], %r0;"

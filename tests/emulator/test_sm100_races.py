@@ -1,23 +1,19 @@
 """Races in tensor memory, and in what is multiplied from shared memory: a kernel for each, and what makes it right."""
 
 import numpy as np
-import test_sm100_memory as memory
-from sm100 import Sm100Test, wait_for_barrier
+from devices import Kernel
+from sm100 import wait_for_barrier
+from sm100_warps import AFTER, BEFORE, LOAD, WarpsTest, in_warp
 
 WAIT_FOR_LOADS, WAIT_FOR_STORES = "tcgen05.wait::ld.sync.aligned;\n", "tcgen05.wait::st.sync.aligned;\n"
 STORE = "tcgen05.st.sync.aligned.32x32b.x1.b32 [%mine], {%thread};\n"
-LOAD = memory.LOAD.format("%mine") + "\n" + WAIT_FOR_LOADS
+LOAD_MINE = LOAD.format("%mine") + "\n" + WAIT_FOR_LOADS
 KEEP = "mad.wide.u32 %row, %thread, 4, %out;\nst.global.b32 [%row], %r0;\n"
 FENCE = "fence.proxy.async.shared::cta;\n"
-BEFORE, AFTER = memory.BEFORE, memory.AFTER
 
 
-class TensorRacesTest(Sm100Test):
-    """All begins in one warp, with 64 columns that it has written; a product is one of rows in shared memory."""
-
-    made = memory.AccessTest.made
-    product = memory.AccessTest.product
-    PRODUCT, COMMIT = memory.AccessTest.PRODUCT, memory.AccessTest.COMMIT
+class TensorRacesTest(WarpsTest):
+    """All begins in one warp, with 64 columns that it has written; a product is one of rows in shared"""
 
     def assert_race(self, wrong, right, *words):
         self.assert_refused(wrong, "Race", *words)
@@ -25,15 +21,17 @@ class TensorRacesTest(Sm100Test):
 
     def test_store_and_load(self):
         self.assert_race(
-            self.made(STORE + LOAD),
-            self.made(STORE + WAIT_FOR_STORES + LOAD),
+            self.made(STORE + LOAD_MINE),
+            self.made(STORE + WAIT_FOR_STORES + LOAD_MINE),
             "lane 64, column 0 of tensor memory, which another one has",
         )
 
     def test_product_and_load(self):
         done = self.COMMIT + wait_for_barrier("DONE") + AFTER
         self.assert_race(
-            self.product(LOAD + KEEP), self.product(done + LOAD + KEEP), "of tensor memory, which another one has"
+            self.product(LOAD_MINE + KEEP),
+            self.product(done + LOAD_MINE + KEEP),
+            "of tensor memory, which another one has",
         )
 
     def test_product_and_store(self):
@@ -49,22 +47,22 @@ class TensorRacesTest(Sm100Test):
         plain = self.product(self.COMMIT + wait_for_barrier("DONE") + AFTER, fill=False)
 
         def made(wait):
-            text = memory.in_warp(1, STORE + wait + BEFORE + "barrier.sync 2, 64;", "STORED")
-            text += memory.in_warp(0, "barrier.sync 2, 64;\n" + AFTER, "HEARD")
+            text = in_warp(1, STORE + wait + BEFORE + "barrier.sync 2, 64;", "STORED")
+            text += in_warp(0, "barrier.sync 2, 64;\n" + AFTER, "HEARD")
             ptx = plain.ptx.replace("@%first mbarrier.init", text + "@%first mbarrier.init")
-            return memory.Kernel(ptx, plain.entry, plain.arguments, plain.grid, plain.block)
+            return Kernel(ptx, plain.entry, plain.arguments, plain.grid, plain.block)
 
         words = ("of tensor memory, which another one has written", "tcgen05.mma")
         self.assert_race(made(""), made(WAIT_FOR_STORES), *words)
 
     def test_fences(self):
         """Before the barrier that a store is published by, and after the one that a product is."""
-        right = self.product(self.COMMIT + wait_for_barrier("DONE") + AFTER + LOAD + KEEP)
-        without = self.product(self.COMMIT + wait_for_barrier("DONE") + LOAD + KEEP)
+        right = self.product(self.COMMIT + wait_for_barrier("DONE") + AFTER + LOAD_MINE + KEEP)
+        without = self.product(self.COMMIT + wait_for_barrier("DONE") + LOAD_MINE + KEEP)
         self.assert_race(without, right, "without tcgen05.fence", "tcgen05.ld", "tcgen05.mma")
         for fence in (BEFORE, AFTER):
             ptx = right.ptx.replace(fence, "", 1)
-            wrong = memory.Kernel(ptx, right.entry, right.arguments, right.grid, right.block)
+            wrong = Kernel(ptx, right.entry, right.arguments, right.grid, right.block)
             self.assert_race(wrong, right, "without tcgen05.fence", "tcgen05.mma", "tcgen05.st")
 
     def test_operand_that_is_overwritten(self):
@@ -73,11 +71,13 @@ class TensorRacesTest(Sm100Test):
 
     def test_operand_without_a_fence(self):
         right = self.product(self.COMMIT + wait_for_barrier("DONE") + AFTER)
-        wrong = memory.Kernel(right.ptx.replace(FENCE, ""), right.entry, right.arguments, right.grid, right.block)
+        wrong = Kernel(right.ptx.replace(FENCE, ""), right.entry, right.arguments, right.grid, right.block)
         self.assert_race(wrong, right, "by the async proxy", "tcgen05.mma")
 
     def test_products_of_a_thread_are_in_order(self):
-        text = self.PRODUCT.format(*self.descriptors()) + self.COMMIT + wait_for_barrier("DONE") + AFTER + LOAD + KEEP
+        text = (
+            self.PRODUCT.format(*self.descriptors()) + self.COMMIT + wait_for_barrier("DONE") + AFTER + LOAD_MINE + KEEP
+        )
         (out,) = self.emulator.run(self.product(text))
         np.testing.assert_array_equal(out[:32], 0)
 

@@ -27,7 +27,7 @@ calls = dict(
     ),
     mha=lambda: mha(*[zeros(1, 1, 2, 128)] * 3),
     mha_of_float16=lambda: mha(*[jnp.zeros((1, 1, 2, 128), jnp.float16)] * 3),
-    mha_backward=lambda: jax.vjp(mha, *[zeros(1, 1, 2, 128)] * 3)[1]((zeros(1, 1, 2, 128), jnp.zeros((1, 1, 2)))),
+    mha_backward=lambda: jax.vjp(mha, *[zeros(1, 1, 2, 128)] * 3)[1]((zeros(1, 1, 2, 128), jnp.zeros((1, 1, 2), jnp.float32))),
 )
 try:
     print("shape", jax.block_until_ready(calls[sys.argv[1]]())[0].shape)
