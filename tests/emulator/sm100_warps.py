@@ -64,9 +64,13 @@ class WarpsTest(Sm100Test):
         return warps_kernel(body + in_warp(0, FREE.format(64), "FREED"))
 
     def product(self, after: str, m: int = 128, n: int = 64, fill: bool = True) -> Kernel:
-        # All rows of A and B are the same eight: strides are zero.
-        descriptor = 1 << 46 | 8 << 16
         text = "".join(f"st.shared.b32 [box+{i}], 0;\n" for i in range(0, 256, 4))
         text += "fence.proxy.async.shared::cta;\n" + SYNC_WARP
-        text += self.PRODUCT.format(descriptor, 1 << 4 | 1 << 7 | 1 << 10 | n // 8 << 17 | m // 16 << 24)
+        text += self.PRODUCT.format(*self.descriptors(m, n))
         return self.made(text + after, warp=0, fill=fill)
+
+    @staticmethod
+    def descriptors(m: int = 128, n: int = 64) -> tuple[int, int]:
+        """Of the matrices, which begin with the box, and of the product."""
+        # All rows of A and B are the same eight: strides are zero.
+        return 1 << 46 | 8 << 16, 1 << 4 | 1 << 7 | 1 << 10 | n // 8 << 17 | m // 16 << 24

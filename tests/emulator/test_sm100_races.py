@@ -80,7 +80,3 @@ class TensorRacesTest(WarpsTest):
         )
         (out,) = self.emulator.run(self.product(text))
         np.testing.assert_array_equal(out[:32], 0)
-
-    @staticmethod
-    def descriptors():
-        return 1 << 46 | 8 << 16, 1 << 4 | 1 << 7 | 1 << 10 | 64 // 8 << 17 | 128 // 16 << 24

@@ -107,7 +107,7 @@ struct Config : mla_sm90::Shape<__nv_bfloat16, Format_::kDimQK, 8> {
   struct SharedStorage : Shape::Shared {
     Item items[2];                      // in turn
     uint32_t valid[Shape::kStages][2];  // which keys of the block an index names: bits
-    split_sm90::Search search[Shape::kStages];
+    split_sm90::Search search[2];       // of each loading warpgroup
     Walk walks[Shape::kLoaderWarps];
     // Of each warp; it tells of the blocks of one stage, or of both.
     ConvertedKeys<Format, kWarpRows, kHalfGroups> converted[2][kHalfWarps];
