@@ -52,6 +52,11 @@ __device__ __forceinline__ void named_sync(int id, int threads) {
   asm volatile("barrier.sync.aligned %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// Arrives without waiting; the others of `threads` wait.
+__device__ __forceinline__ void named_arrive(int id, int threads) {
+  asm volatile("barrier.cta.arrive.aligned %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 // The same for warps that come to it from different code: the aligned form promises that all execute one instruction.
 __device__ __forceinline__ void named_sync_of_roles(int id, int threads) {
   asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

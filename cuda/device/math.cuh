@@ -117,21 +117,6 @@ __device__ __forceinline__ float2 fma_two(float2 x, float2 y, float2 z) {
   return sum;
 }
 
-// Both of a pair times a power of two.
-template <typename Element>
-__device__ __forceinline__ uint32_t scale_pair(uint32_t pair, float factor);
-
-template <>
-__device__ __forceinline__ uint32_t scale_pair<__nv_bfloat16>(uint32_t pair, float factor) {
-  return multiply_pairs(pair, pack<__nv_bfloat16>(factor, factor));
-}
-
-template <>
-__device__ __forceinline__ uint32_t scale_pair<__half>(uint32_t pair, float factor) {
-  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(pair) : "r"(pair), "r"(pack<__half>(factor, factor)));
-  return pair;
-}
-
 // Over the four lanes that share a row of WGMMA accumulators.
 __device__ __forceinline__ float max_over_quad(float x) {
   x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));

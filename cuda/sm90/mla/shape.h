@@ -56,7 +56,9 @@ struct Shape {
   static constexpr int kMathRegisters = kLoaderWarps == 4 ? 224 : 192, kLoaderRegisters = kLoaderWarps == 4 ? 56 : 64;
   static_assert(kLoaderThreads % 128 == 0);
   static constexpr int kEmptyArrivals = kMathThreads / kWarpgroups;  // that give half of a stage's values back
-  static_assert(kMathRegisters * kMathThreads + kLoaderRegisters * kLoaderThreads <= 64 * 1024);
+  // What a thread has at the launch; more than all of that nobody can claim, and would wait for it for ever.
+  static constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
+  static_assert(kMathRegisters * kMathThreads + kLoaderRegisters * kLoaderThreads <= kLaunchRegisters * kThreads);
 
   // Operands lie in swizzled tiles of 64 columns.
   static constexpr int kTileColumns = 64;
@@ -117,6 +119,7 @@ enum NamedBarrier : int {
   kWarpgroupBarrier = 2,  // and 3: among the threads of a multiplying warpgroup
   kMathBarrier = 4,       // among those of both
   kSecondLoaderBarrier,   // among the threads of a second loading warpgroup
+  kTurnBarrier,           // from the first multiplying warpgroup to the second: its scores are under way
 };
 
 }  // namespace jax_flash_mla::mla_sm90

@@ -3,19 +3,21 @@
 // Blocks go to two stages in turn. Warpgroup w computes the scores and weights of the blocks in stage w. Both add every
 // block to the output, each to its own 256 columns, since 64 x 512 accumulators fill the registers of two warpgroups.
 //
-//   warpgroup 0 | scores 0 | softmax 0 | out 0 | out 1 | scores 2 | softmax 2 | out 2 | out 3 | ...
-//   warpgroup 1 |    scores 1 | softmax 1 | out 1 | out 0 | scores 3 | softmax 3 | out 3 | out 2 | ...
+//   warpgroup 0 | scores 0 | softmax 0 | out 0            | out 1 | scores 2 | softmax 2 | ...
+//   warpgroup 1 |          | scores 1  | out 0, softmax 1 | out 1 |          | scores 3  | ...
 //
-// While one warpgroup is at its softmax, the other one has the tensor cores. A warpgroup is done with its half of the own
-// block first, so that the next one is on its way while the other block's values are multiplied. Where blocks come more
-// slowly than they are multiplied, both take them in their order (kInOrder): a block is then given back as soon as it may
-// be. Tiles of 64 columns are waited for one by one: scores begin with the first that comes.
+// A block is given back as soon as its weights are multiplied, by both at once, and the next one in its stage has the time of
+// the other stage's block to come. The second warpgroup waits for its turn, until the first one's scores are under way: at
+// the same time both would take twice as long, and then leave the tensor cores idle, both at their softmax. Its own softmax
+// is under the products of the other's block.
+//
+// Where registers do not suffice for that, in sparse decode, both multiply one block after the other (kInOrder).
 //
 // Weights. A warp hands its weights to the same warp of the other warpgroup, lane by lane, behind the block's values.
 //
 // Maxima. Weights are relative to a maximum that lags behind: it moves only when a row exceeds it by 2^8, because moving
-// it means rescaling the output. Each warpgroup moves its own, from the first block's by powers of two, so that weights
-// relative to the other's maximum become relative to the own one without rounding.
+// it means rescaling the output. Blocks come to it one after the other, so that who receives weights takes their maximum
+// for its own, which is never above it.
 #pragma once
 
 #include "cuda/device/accumulators.cuh"
@@ -35,9 +37,10 @@ namespace jax_flash_mla::mla_sm90 {
 //   void write()                   writes the results
 //   void give_back(stage)          where more than this thread block's loaders wait for half of a stage's values
 // and `Config` derives from Shape, and has SharedStorage, which derives from Shared, and
-//   bool fences_tile(tile)         whether ordinary copies bring a tile of keys, which products then have to be fenced from
+//   int tiles_waited_for(i)        how many tiles of keys are waited for before the i-th is multiplied: that one, and more
+//   bool fences_tile(tile)         whether ordinary copies bring these, which products then have to be fenced from
 //   bool kFindsLargest             whether the largest scores themselves are wanted
-//   bool kInOrder                  whether both warpgroups come to blocks in their order, not each to its own one first
+//   bool kInOrder                  see above
 template <typename Config, typename Role>
 class Warpgroup {
  public:
@@ -106,28 +109,76 @@ class Warpgroup {
 #pragma unroll 1
       for (int block = 0; block < blocks; ++block) {
         if (block % Config::kStages == self_) {
-          add_own(block, false, block + Config::kStages >= blocks);
+          add_own(block, block + Config::kStages >= blocks, false);
         } else {
           add_others();
         }
       }
-    } else {
+    } else if (self_ == 0) {
 #pragma unroll 1
-      for (int block = 0; block < blocks; block += Config::kStages) {
-        const int own = block + self_, other = block + 1 - self_;
-        if (own < blocks) add_own(own, own < Config::kStages, own + Config::kStages >= blocks);
-        if (other < blocks) add_others();
+      for (int block = 0; block < blocks; ++block) {
+        add_own(block, block + Config::kStages >= blocks, block + 1 < blocks);
+        if (++block < blocks) add_others();
       }
+    } else {
+      int block = 1;
+#pragma unroll 1
+      for (; block < blocks; block += Config::kStages) add_others_and_own(block, block + Config::kStages >= blocks);
+      if (block == blocks) add_others();
     }
   }
 
   // A block of the own stage.
-  __device__ __forceinline__ void add_own(int block, bool is_first, bool is_last) {
-    float scores[Config::kScores];
-    multiply_scores(scores);
+  __device__ __forceinline__ void add_own(int block, bool is_last, bool gives_turn) {
+    float scores[Config::kScores], odd_scores[Config::kScores];
+    multiply_scores(scores, odd_scores);
+    if (gives_turn) device::named_arrive(kTurnBarrier, Config::kMathThreads);
+    finish_scores(scores, odd_scores);
+    uint32_t weights[Config::kWeights];
+    float factors[2];
+    weigh_scores(scores, block, is_last, weights, factors);
+    rescale_outputs(factors);
+    multiply_values(weights, self_);
+    finish_values(self_);
+    ++own_blocks_;
+  }
+
+  // A block of the other stage.
+  __device__ __forceinline__ void add_others() {
+    uint32_t weights[Config::kWeights];
+    float factors[2];
+    receive(weights, factors);
+    rescale_outputs(factors);
+    multiply_values(weights, 1 - self_);
+    finish_values(1 - self_);
+    ++others_blocks_;
+  }
+
+  // A block of the other stage, and the own one after it, whose scores come first.
+  __device__ __forceinline__ void add_others_and_own(int block, bool is_last) {
+    float scores[Config::kScores], odd_scores[Config::kScores];
+    uint32_t others[Config::kWeights], weights[Config::kWeights];
+    float factors[2];
+    device::named_sync(kTurnBarrier, Config::kMathThreads);
+    multiply_scores(scores, odd_scores);
+    finish_scores(scores, odd_scores);
+    receive(others, factors);
+    rescale_outputs(factors);
+    multiply_values(others, 1 - self_);
+    weigh_scores(scores, block, is_last, weights, factors);
+    finish_values(1 - self_);
+    ++others_blocks_;
+    rescale_outputs(factors);
+    multiply_values(weights, self_);
+    finish_values(self_);
+    ++own_blocks_;
+  }
+
+  // From an own block's scores, which are there, to its weights, which are handed over. What outputs have to be multiplied by
+  // before these are added to them.
+  __device__ __forceinline__ void weigh_scores(float (&scores)[Config::kScores], int block, bool is_last,
+                                               uint32_t (&weights)[Config::kWeights], float (&factors)[2]) {
     if (!role().is_sound(self_)) row_sum_[0] = row_sum_[1] = device::kNaN;
-    device::wgmma_wait<0>();
-    device::pin_registers(scores);
     if (is_last) device::arrive(shared_.q_empty);
     // All four warps have read the tile that the weights are to replace.
     device::named_sync(kWarpgroupBarrier + self_, 128);
@@ -136,47 +187,60 @@ class Warpgroup {
       for (float& x : scores) x = -x;
     }
     role().prepare(scores, block);
-    if (self_ == 1 && is_first) adopt_maxima();
-    uint32_t weights[Config::kWeights];
-    weigh(scores, weights);
+    weigh(scores, weights, factors);
     hand_over(weights);
-    add_outputs(weights, self_);
-    ++own_blocks_;
   }
 
-  // A block of the other stage.
-  __device__ __forceinline__ void add_others() {
-    uint32_t weights[Config::kWeights];
-    receive(weights);
-    add_outputs(weights, 1 - self_);
-    ++others_blocks_;
-  }
-
-  // scores = q · kᵀ, started but not waited for; tile by tile as they come.
-  __device__ __forceinline__ void multiply_scores(float (&scores)[Config::kScores]) {
+  // scores = q · kᵀ, started but not waited for; tile by tile as they come. In two sums, of even and odd chunks: the products
+  // of one warpgroup alone keep the tensor cores busy only where none waits for the one before.
+  __device__ __forceinline__ void multiply_scores(float (&scores)[Config::kScores],
+                                                  float (&odd_scores)[Config::kScores]) {
     const auto q = device::row_major_operand(shared_.q);
     const auto k = device::row_major_operand(shared_.k[self_]);
+    // In the order in which they are loaded: the own half, the other one, the last tile.
     const int own_half = self_ * Config::kHalfTiles * Config::kTileBytes;
+    const auto tile_offset = [&](int i) {
+      const int moved = i == Config::kValueTiles ? 0 : i < Config::kHalfTiles ? own_half : -own_half;
+      return i * Config::kTileBytes + moved;
+    };
     device::pin_registers(scores);
+    if constexpr (!Config::kInOrder) device::pin_registers(odd_scores);
 #pragma unroll
     for (int i = 0; i < Config::kTiles; ++i) {
-      // In the order in which they are loaded: the own half, the other one, the last tile.
-      const int offset = i == Config::kValueTiles ? i * Config::kTileBytes
-                         : i < Config::kHalfTiles ? i * Config::kTileBytes + own_half
-                                                  : i * Config::kTileBytes - own_half;
-      device::wait(shared_.full[self_][offset / Config::kTileBytes], own_blocks_ % 2);
-      if (Config::fences_tile(offset / Config::kTileBytes)) device::fence_async_proxy();
-      device::wgmma_fence();
+      const int offset = tile_offset(i);
+      if (const int tiles = Config::tiles_waited_for(i); tiles > 0) {
+#pragma unroll
+        for (int j = i; j < i + tiles; ++j) {
+          device::wait(shared_.full[self_][tile_offset(j) / Config::kTileBytes], own_blocks_ % 2);
+        }
+        if (Config::fences_tile(offset / Config::kTileBytes)) device::fence_async_proxy();
+        device::wgmma_fence();
+      }
 #pragma unroll
       for (int c = 0; c < Config::kTileRowBytes; c += Config::kChunkRowBytes) {
-        device::multiply<typename Config::Mma::Scores>(q.at(offset + c), k.at(offset + c), scores, i > 0 || c > 0);
+        const bool is_odd = !Config::kInOrder && c / Config::kChunkRowBytes % 2;
+        device::multiply<typename Config::Mma::Scores>(q.at(offset + c), k.at(offset + c), is_odd ? odd_scores : scores,
+                                                       i > 0 || c / Config::kChunkRowBytes > is_odd);
       }
     }
     device::wgmma_commit();
   }
 
+  __device__ __forceinline__ void finish_scores(float (&scores)[Config::kScores],
+                                                float (&odd_scores)[Config::kScores]) {
+    device::wgmma_wait<0>();
+    device::pin_registers(scores);
+    if constexpr (!Config::kInOrder) {
+      device::pin_registers(odd_scores);
+#pragma unroll
+      for (int i = 0; i < Config::kScores; ++i) scores[i] += odd_scores[i];
+    }
+  }
+
   // Softmax of an own block.
-  __device__ __forceinline__ void weigh(float (&scores)[Config::kScores], uint32_t (&weights)[Config::kWeights]) {
+  __device__ __forceinline__ void weigh(float (&scores)[Config::kScores], uint32_t (&weights)[Config::kWeights],
+                                        float (&factors)[2]) {
+    factors[0] = factors[1] = 1.0f;
     float scale = fabsf(scale_log2_);
     float block_max[2] = {-device::kInfinity, -device::kInfinity};
 #pragma unroll
@@ -188,7 +252,7 @@ class Warpgroup {
       largest_[1] = fmaxf(largest_[1], block_max[1]);
     }
     if (__any_sync(~0u, block_max[0] > row_max_[0] + Config::kMaxLag || block_max[1] > row_max_[1] + Config::kMaxLag)) {
-      move_maxima(block_max);
+      exceed(block_max, factors);
     }
     float origin[2] = {row_max_[0] == -device::kInfinity ? 0.0f : row_max_[0],
                        row_max_[1] == -device::kInfinity ? 0.0f : row_max_[1]};
@@ -209,44 +273,44 @@ class Warpgroup {
     }
   }
 
-  // Of rows that exceed their maximum by more than the lag: by whole numbers, but for the first.
-  __device__ __forceinline__ void move_maxima(float (&block_max)[2]) {
-    float new_max[2];
+  // Moves the maxima of rows that exceed them by more than the lag.
+  __device__ __forceinline__ void exceed(float (&block_max)[2], float (&factors)[2]) {
+    float row_max[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       block_max[r] = device::max_over_quad(block_max[r]);
-      const float moved =
-          row_max_[r] == -device::kInfinity ? block_max[r] : row_max_[r] + ceilf(block_max[r] - row_max_[r]);
-      new_max[r] = block_max[r] > row_max_[r] + Config::kMaxLag ? moved : row_max_[r];
+      row_max[r] = block_max[r] > row_max_[r] + Config::kMaxLag ? block_max[r] : row_max_[r];
     }
-    rescale(new_max);
+    move_maxima(row_max, factors);
   }
 
   __device__ __forceinline__ static float factor_of(float old_max, float new_max) {
     return old_max == new_max ? 1.0f : device::exp2_fast(old_max - new_max);
   }
 
-  // Makes what was summed up relative to other maxima.
-  __device__ __forceinline__ void rescale(const float (&row_max)[2]) {
+  __device__ __forceinline__ void rescale_outputs(const float (&factors)[2]) {
+    if (__any_sync(~0u, factors[0] != 1.0f || factors[1] != 1.0f)) scale_outputs(factors);
+  }
+
+  __device__ __forceinline__ void scale_outputs(const float (&factors)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float factor = factor_of(row_max_[r], row_max[r]);
 #pragma unroll
       for (int i = 2 * r; i < Config::kOutputs; i += 4) {
-        out_[i] *= factor;
-        out_[i + 1] *= factor;
+        out_[i] *= factors[r];
+        out_[i + 1] *= factors[r];
       }
-      row_sum_[r] *= factor;
-      row_max_[r] = row_max[r];
     }
   }
 
-  // Those of the other warpgroup's first block, so that both differ by whole numbers. Nothing was summed up yet.
-  __device__ __forceinline__ void adopt_maxima() {
-    device::wait(shared_.weights_full[0][warp()], others_blocks_ % 2);
-    const float2 others = shared_.row_max[0][threadIdx.x % 128];
-    row_max_[0] = others.x;
-    row_max_[1] = others.y;
+  // Makes sums of weights relative to other maxima; outputs still have to be multiplied by the factors.
+  __device__ __forceinline__ void move_maxima(const float (&row_max)[2], float (&factors)[2]) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      factors[r] = factor_of(row_max_[r], row_max[r]);
+      row_sum_[r] *= factors[r];
+      row_max_[r] = row_max[r];
+    }
   }
 
   // Leaves an own block's weights for the same warp of the other warpgroup.
@@ -260,8 +324,8 @@ class Warpgroup {
     device::arrive(shared_.weights_full[self_][warp()]);
   }
 
-  // The weights of a block of the other stage, made relative to the own maxima.
-  __device__ __forceinline__ void receive(uint32_t (&weights)[Config::kWeights]) {
+  // The weights of a block of the other stage, and what outputs have to be multiplied by before these are added to them.
+  __device__ __forceinline__ void receive(uint32_t (&weights)[Config::kWeights], float (&factors)[2]) {
     const int other = 1 - self_;
     device::wait(shared_.weights_full[other][warp()], others_blocks_ % 2);
     const auto& place = shared_.k[other][Config::kLastTile].weights[warp()];
@@ -274,21 +338,11 @@ class Warpgroup {
       weights[4 * i + 3] = vector.w;
     }
     const float2 others = shared_.row_max[other][threadIdx.x % 128];
-    if (!__any_sync(~0u, others.x != row_max_[0] || others.y != row_max_[1])) return;
-    const float others_max[2] = {others.x, others.y};
-    const float row_max[2] = {fmaxf(row_max_[0], others.x), fmaxf(row_max_[1], others.y)};
-    if (__any_sync(~0u, row_max[0] != row_max_[0] || row_max[1] != row_max_[1])) rescale(row_max);
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const float factor = factor_of(others_max[r], row_max[r]);
-#pragma unroll
-      for (int i = r; i < Config::kWeights; i += 2) weights[i] = device::scale_pair<Element>(weights[i], factor);
-    }
+    move_maxima({others.x, others.y}, factors);
   }
 
-  // out += weights · v. Then this warpgroup is done with its half of the stage's values; and with the weights, which were
-  // the last to be there.
-  __device__ __forceinline__ void add_outputs(uint32_t (&weights)[Config::kWeights], int stage) {
+  // out += weights · v, started but not waited for.
+  __device__ __forceinline__ void multiply_values(uint32_t (&weights)[Config::kWeights], int stage) {
     const auto values = device::column_major_operand(shared_.k[stage] + self_ * Config::kHalfTiles, Config::kTileBytes);
     device::pin_registers(weights);
     device::pin_registers(out_);
@@ -305,6 +359,10 @@ class Warpgroup {
       }
     }
     device::wgmma_commit();
+  }
+
+  // Then this warpgroup is done with its half of the stage's values; and with the weights, which were the last to be there.
+  __device__ __forceinline__ void finish_values(int stage) {
     device::wgmma_wait<0>();
     device::pin_registers(out_);
     role().give_back(stage);
@@ -328,7 +386,9 @@ class Warpgroup {
     device::wait(shared_.sums_full, items_ % 2);
     const float4 others = sums[1 - self_][pair];
     const float row_max[2] = {fmaxf(row_max_[0], others.x), fmaxf(row_max_[1], others.y)};
-    rescale(row_max);
+    float factors[2];
+    move_maxima(row_max, factors);
+    rescale_outputs(factors);
     row_sum_[0] += others.z * factor_of(others.x, row_max[0]);
     row_sum_[1] += others.w * factor_of(others.y, row_max[1]);
     if constexpr (Config::kFindsLargest) {

@@ -23,17 +23,20 @@ struct Config : mla_sm90::Shape<Element, DimQK> {
 
   // Threads copy keys, and the largest logits are results.
   static constexpr bool kFindsLargest = true, kInOrder = false;
+  // A fence costs 180 clocks of products: one for each half.
   static constexpr bool fences_tile(int) { return true; }
+  static constexpr int tiles_waited_for(int i) {
+    return i == 0 ? Shape::kHalfTiles : i == Shape::kHalfTiles ? Shape::kTiles - Shape::kHalfTiles : 0;
+  }
 
-  // Two warps copy the keys of a stage: half of the rows each.
-  static constexpr int kStageWarps = Shape::kLoaderWarps / Shape::kStages;
-  static constexpr int kWarpRows = Shape::kBlockN / kStageWarps;
-  static_assert(kWarpRows == 32);
+  // Each warp copies as many rows of a block, and has a lane for each of a pair of blocks.
+  static constexpr int kWarpRows = Shape::kBlockN / Shape::kLoaderWarps;
+  static_assert(kWarpRows * Shape::kStages == 32);
 
   struct SharedStorage : Shape::Shared {
-    float2 largest[2][Shape::kWarpgroups][32];    // logits of an item; items take turns
-    uint32_t valid[Shape::kStages][kStageWarps];  // which keys of the block an index names: bits
-    Item items[2];                                // in turn
+    float2 largest[2][Shape::kWarpgroups][32];                       // logits of an item; items take turns
+    alignas(8) uint16_t valid[Shape::kStages][Shape::kLoaderWarps];  // which keys of the block an index names: bits
+    Item items[2];                                                   // in turn
   };
   static_assert(sizeof(SharedStorage) <= 227 * 1024);
 };

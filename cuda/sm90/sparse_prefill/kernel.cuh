@@ -38,7 +38,8 @@ class Attention : public mla_sm90::Warpgroup<Config, Attention<Config>> {
 
   // -inf where an index names nothing.
   __device__ __forceinline__ void prepare(float (&scores)[Config::kScores], int) const {
-    mla_sm90::mask_absent(scores, shared_.valid[self_]);
+    const uint2 valid = *reinterpret_cast<const uint2*>(shared_.valid[self_]);
+    mla_sm90::mask_absent(scores, {valid.x, valid.y});
   }
 
   // The part e^lse / (e^lse + e^sink) of the probability that is the keys'.

@@ -1,9 +1,9 @@
 // What the loading warpgroup does: brings queries and the keys that indices name to shared memory, ahead of those who
 // multiply them.
 //
-// Two warps for each stage copy its blocks, 16 bytes a thread: eight lanes a row of a tile, tile by tile as tiles are given
-// back. Those of stage 1, whose first block is wanted later, copy the queries besides. Where an index names nothing, zeros
-// are copied, and a bit tells. Of a pool that the L2 cache does not hold, the keys of the block after are brought there.
+// All four warps copy each block, 16 rows each, 16 bytes a thread: eight lanes a row of a tile, tile by tile as tiles are
+// given back. An item's queries come behind its first block, which may come earlier. Where an index names nothing, zeros are
+// copied, and a bit tells. Of a pool that the L2 cache does not hold, the keys of the blocks after are brought there.
 #pragma once
 
 #include "cuda/device/barrier.cuh"
@@ -19,36 +19,30 @@ class Loader {
  public:
   // Arrivals that complete an item's queries, and a tile of keys: the threads' copies, and those of each warp with the first
   // tile and the last. Copies alone would not order what comes after them behind what was waited for before.
-  static constexpr int kCopyingThreads = Config::kStageWarps * 32;
-  static constexpr int kQueryArrivals = kCopyingThreads + 1;
+  static constexpr int kQueryArrivals = Config::kLoaderThreads + 1;
   __device__ __forceinline__ static int key_arrivals(int stage, int tile) {
-    return kCopyingThreads + (tile == first_tile(stage) || tile == last_tile(stage) ? Config::kStageWarps : 0);
+    return Config::kLoaderThreads + (tile == first_tile(stage) || tile == last_tile(stage) ? Config::kLoaderWarps : 0);
   }
 
   __device__ __forceinline__ Loader(const SparsePrefillParams& params, const Grid& grid,
                                     typename Config::SharedStorage& shared)
-      : params_(params), grid_(grid), shared_(shared) {
-    const int warp = device::uniform(threadIdx.x % Config::kLoaderThreads / 32);
-    stage_ = warp / Config::kStageWarps;
-    warp_ = warp % Config::kStageWarps;
-  }
+      : params_(params),
+        grid_(grid),
+        shared_(shared),
+        warp_(device::uniform(threadIdx.x % Config::kLoaderThreads / 32)) {}
 
   __device__ __forceinline__ void run() {
-    uint32_t count = 0, round = 0;
+    uint32_t count = 0;
     for (int64_t i = blockIdx.x; i < grid_.items; i += gridDim.x, ++count) {
       const int query = int(i / grid_.tiles);
       const int length = params_.topk_length ? params_.topk_length[query] : params_.topk;
       const bool sound = length >= 0 && length <= params_.topk;
       const int keys = sound ? named_keys(query, length) : 0;
-      if (stage_ == 1) {
-        load_queries({query, int(i % grid_.tiles), (keys + Config::kBlockN - 1) / Config::kBlockN, sound}, count);
-      }
-      load_keys(query, keys, round);
+      const Item item = {query, int(i % grid_.tiles), (keys + Config::kBlockN - 1) / Config::kBlockN, sound};
+      load(item, keys, count);
     }
-    if (stage_ == 1) {
-      wait_for_room(count);
-      announce({-1, 0, 0, true}, count);
-    }
+    wait_for_room(count);
+    announce({-1, 0, 0, true}, count);
   }
 
  private:
@@ -60,7 +54,8 @@ class Loader {
   const SparsePrefillParams& params_;
   const Grid& grid_;
   typename Config::SharedStorage& shared_;
-  int stage_, warp_;
+  const int warp_;
+  uint32_t rounds_[Config::kStages] = {};  // blocks of each stage before
 
   // The tiles that are loaded, and multiplied, before and after the others.
   __device__ __forceinline__ static int first_tile(int stage) { return stage * Config::kHalfTiles; }
@@ -90,7 +85,7 @@ class Loader {
                          (int64_t(item.query) * params_.h_q + first_head) * Config::kDimQK + chunk() * 8;
     wait_for_room(count);
 #pragma unroll 1
-    for (int first = warp_ * kRowsAtOnce; first < Config::kBlockM; first += Config::kStageWarps * kRowsAtOnce) {
+    for (int first = warp_ * kRowsAtOnce; first < Config::kBlockM; first += Config::kLoaderWarps * kRowsAtOnce) {
       const int head = first + row();
       const bool exists = head < heads;
       auto* target = reinterpret_cast<uint8_t*>(shared_.q) + device::swizzled_chunk(head, chunk());
@@ -103,9 +98,10 @@ class Loader {
     announce(item, count);
   }
 
-  // The index that a lane looks up for its warp, in the n-th block of its stage; -1 past the end.
-  __device__ __forceinline__ int look_up(int query, int n, int keys) const {
-    const int key = (n * Config::kStages + stage_) * Config::kBlockN + warp_ * Config::kWarpRows + threadIdx.x % 32;
+  // The index that a lane looks up for its warp, half of the lanes in either block of a pair; -1 past the end.
+  __device__ __forceinline__ int look_up(int query, int pair, int keys) const {
+    const int lane = threadIdx.x % 32, block = pair * Config::kStages + lane / Config::kWarpRows;
+    const int key = block * Config::kBlockN + warp_ * Config::kWarpRows + lane % Config::kWarpRows;
     return key < keys ? params_.indices[int64_t(query) * params_.topk + key] : -1;
   }
 
@@ -142,50 +138,64 @@ class Loader {
     for (int t = 0; t < Config::kTiles; ++t) device::prefetch_line(key(index) + t * Config::kTileColumns);
   }
 
-  // Those blocks of the item that go to this warp's stage. Their indices are looked up two blocks ahead, so that none is
-  // wanted as soon as it is asked for.
-  __device__ __forceinline__ void load_keys(int query, int keys, uint32_t& round) {
-    const int blocks = (keys + Config::kBlockN - 1) / Config::kBlockN;
-    int next = look_up(query, 0, keys), after_next = look_up(query, 1, keys);
+  // An item's blocks, in pairs, and its queries. Indices are looked up two pairs ahead, so that none is wanted as soon as it is
+  // asked for.
+  __device__ __forceinline__ void load(const Item& item, int keys, uint32_t count) {
+    int next = look_up(item.query, 0, keys), after_next = look_up(item.query, 1, keys);
+    if (item.blocks == 0) load_queries(item, count);
 #pragma unroll 1
-    for (int n = 0; n * Config::kStages + stage_ < blocks; ++n, ++round) {
+    for (int first = 0; first < item.blocks; first += Config::kStages) {
       const int index = next;
       next = after_next;
-      after_next = look_up(query, n + 2, keys);
-      const uint32_t valid = __ballot_sync(~0u, is_valid(index));
-      const Element* sources[kRows];
-#pragma unroll
-      for (int j = 0; j < kRows; ++j) {
-        const int of_row = __shfl_sync(~0u, index, j * kRowsAtOnce + row());
-        sources[j] = key(is_valid(of_row) ? of_row : 0) + chunk() * 8;
-      }
-      const auto load = [&](int t) {
-        auto* target = reinterpret_cast<uint8_t*>(shared_.k[stage_][t].elements);
-#pragma unroll
-        for (int j = 0; j < kRows; ++j) {
-          const int tile_row = warp_ * Config::kWarpRows + j * kRowsAtOnce + row();
-          device::copy_16_bytes(target + device::swizzled_chunk(tile_row, chunk()),
-                                sources[j] + t * Config::kTileColumns, valid >> (j * kRowsAtOnce + row()) & 1);
-        }
-        device::arrive_after_copies(shared_.full[stage_][t]);
-      };
-      // The half of the stage's own warpgroup comes free first; the other one with the last tile.
-      device::wait(shared_.empty[stage_][stage_], (round + 1) % 2);
-      if (threadIdx.x % 32 == 0) {
-        shared_.valid[stage_][warp_] = valid;
-        device::arrive(shared_.full[stage_][first_tile(stage_)]);
-      }
-      __syncwarp();
-#pragma unroll 1
-      for (int t = 0; t < Config::kHalfTiles; ++t) load(first_tile(stage_) + t);
-      device::wait(shared_.empty[stage_][1 - stage_], (round + 1) % 2);
-      if (threadIdx.x % 32 == 0) device::arrive(shared_.full[stage_][last_tile(stage_)]);
-      __syncwarp();
-#pragma unroll 1
-      for (int t = 0; t < Config::kHalfTiles; ++t) load(first_tile(1 - stage_) + t);
-      if constexpr (Config::kTiles > Config::kValueTiles) load(Config::kLastTile);
+      after_next = look_up(item.query, first / Config::kStages + 2, keys);
+      load_keys<0>(index);
+      if (first == 0) load_queries(item, count);
+      if (first + 1 < item.blocks) load_keys<1>(index);
       if (grid_.prefetches) prefetch_key(next);
     }
+  }
+
+  // A block of keys; its indices are with those lanes that the stage's have looked up. All unrolled, so that copies differ in
+  // immediate offsets: an address register may be written only when the copy before has read it, some 50 clocks later.
+  template <int kStage>
+  __device__ __forceinline__ void load_keys(int index) {
+    constexpr int stage = kStage;
+    const uint32_t valid = __ballot_sync(~0u, is_valid(index)) >> (stage * Config::kWarpRows);
+    const Element* sources[kRows];
+    uint8_t* targets[kRows];
+    bool exists[kRows];
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) {
+      const int of_row = __shfl_sync(~0u, index, stage * Config::kWarpRows + j * kRowsAtOnce + row());
+      exists[j] = is_valid(of_row);
+      sources[j] = key(exists[j] ? of_row : 0) + chunk() * 8;
+      targets[j] = reinterpret_cast<uint8_t*>(shared_.k) +
+                   device::swizzled_chunk(warp_ * Config::kWarpRows + j * kRowsAtOnce + row(), chunk());
+    }
+    const auto load = [&](int t) {
+#pragma unroll
+      for (int j = 0; j < kRows; ++j) {
+        device::copy_16_bytes(targets[j] + (stage * Config::kStageTiles + t) * Config::kTileBytes,
+                              sources[j] + t * Config::kTileColumns, exists[j]);
+      }
+      device::arrive_after_copies(shared_.full[stage][t]);
+    };
+    // The half of the stage's own warpgroup, which holds the first tile; the other one, with the last.
+    const uint32_t parity = (rounds_[stage]++ + 1) % 2;
+    device::wait(shared_.empty[stage][stage], parity);
+    if (threadIdx.x % 32 == 0) {
+      shared_.valid[stage][warp_] = uint16_t(valid);
+      device::arrive(shared_.full[stage][first_tile(stage)]);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int t = 0; t < Config::kHalfTiles; ++t) load(first_tile(stage) + t);
+    device::wait(shared_.empty[stage][1 - stage], parity);
+    if (threadIdx.x % 32 == 0) device::arrive(shared_.full[stage][last_tile(stage)]);
+    __syncwarp();
+#pragma unroll
+    for (int t = 0; t < Config::kHalfTiles; ++t) load(first_tile(1 - stage) + t);
+    if constexpr (Config::kTiles > Config::kValueTiles) load(Config::kLastTile);
   }
 };
 
