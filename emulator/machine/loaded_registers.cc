@@ -1,6 +1,5 @@
 #include "emulator/machine/loaded_registers.h"
 
-#include <algorithm>
 #include <unordered_set>
 
 namespace emulator {
@@ -17,19 +16,24 @@ bool is_copy(const Instruction& instruction) { return instruction.text && instru
 bool is_register(const Operand& operand) { return operand.bits >= 16 && !operand.constant; }
 
 template <typename F>
-bool any_operand(const Instruction& instruction, F&& f) {
-  const auto concerns = [&](const Operand& operand) { return is_register(operand) && f(operand); };
-  return std::any_of(instruction.operands, instruction.operands + instruction.operand_count, concerns);
+void for_registers(const Instruction& instruction, F&& f) {
+  for (int i = 0; i < instruction.operand_count; ++i) {
+    if (is_register(instruction.operands[i])) f(instruction.operands[i]);
+  }
+}
+
+template <typename F>
+void for_targets(const Instruction& instruction, F&& f) {
+  for_registers(instruction, [&](const Operand& operand) {
+    if (operand.is_target) f(operand);
+  });
 }
 
 }  // namespace
 
 void LoadedRegisters::begin(const std::byte* registers, const Instruction& load) {
   ++begun_;
-  any_operand(load, [&](const Operand& operand) {
-    if (operand.is_target) states_[registers + operand.offset] = {&load, begun_, false};
-    return false;
-  });
+  for_targets(load, [&](const Operand& operand) { states_[registers + operand.offset] = {&load, begun_, false}; });
 }
 
 RegisterMisuse LoadedRegisters::touch(const std::byte* registers, const Instruction& instruction) {
@@ -54,10 +58,7 @@ RegisterMisuse LoadedRegisters::touch(const std::byte* registers, const Instruct
     copied = {state.load, state.number, true};
   }
   if (!loads) {
-    any_operand(instruction, [&](const Operand& operand) {
-      if (operand.is_target) states_[registers + operand.offset] = copied;
-      return false;
-    });
+    for_targets(instruction, [&](const Operand& operand) { states_[registers + operand.offset] = copied; });
   }
   return {};
 }
@@ -66,14 +67,13 @@ void mark_loaded_registers(Function& function) {
   std::unordered_set<uint32_t> places;
   const auto add_targets = [&](const Instruction& instruction) {
     const size_t before = places.size();
-    any_operand(instruction, [&](const Operand& operand) {
-      if (operand.is_target) places.insert(operand.offset);
-      return false;
-    });
+    for_targets(instruction, [&](const Operand& operand) { places.insert(operand.offset); });
     return places.size() > before;
   };
   const auto has_one = [&](const Instruction& instruction) {
-    return any_operand(instruction, [&](const Operand& operand) { return places.count(operand.offset) > 0; });
+    bool found = false;
+    for_registers(instruction, [&](const Operand& operand) { found |= places.count(operand.offset) > 0; });
+    return found;
   };
   for (const Instruction& instruction : function.code) {
     if (is_load(instruction)) add_targets(instruction);

@@ -518,11 +518,14 @@ void Races::set_registers(Warp& warp, int count) {
       throw Fault(FaultCode::kRace, "setmaxnreg follows another one, and " + name + " may not have come to that yet.");
     }
     if (others.size() > changes && others[changes].count != count) {
-      throw Fault(FaultCode::kRace, "setmaxnreg wants " + std::to_string(count) + " registers, in " + name + " " +
+      Fault fault(FaultCode::kRace, "setmaxnreg wants " + std::to_string(count) + " registers, in " + name + " " +
                                         std::to_string(others[changes].count) + ".");
+      Warp& its = *warp.cta().warps()[other % warps_of_cta_];
+      fault.other = "\n  and changed to those by" + where(its, kAllLanes, others[changes].instruction);
+      throw fault;
     }
   }
-  own.push_back({count, order_.time(who)});
+  own.push_back({count, order_.time(who), warp.instruction()});
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

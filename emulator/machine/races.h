@@ -167,6 +167,7 @@ class Races {
   struct RegisterChange {
     int count;
     uint32_t time;
+    const Instruction* instruction;
   };
 
   uint32_t number(Warp& warp) const;

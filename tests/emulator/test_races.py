@@ -576,9 +576,9 @@ class WarpgroupsTest(RacesTest):
         self.assert_both(body, "", "bar.sync 0;\n", "setmaxnreg follows another one", lines=(42,), block=128)
 
     def test_registers_changed_differently(self):
-        body = "@%p1 bra LESS;\nsetmaxnreg.dec.sync.aligned.u32 160;\nbra OUT;\nLESS:\n"
-        body += "setmaxnreg.dec.sync.aligned.u32 SYNC;"
-        self.assert_both(body, "152", "160", "setmaxnreg wants", lines=(), block=128)
+        body = "@%p1 bra LESS;\n" + FIRST + "setmaxnreg.dec.sync.aligned.u32 160;\nbra OUT;\nLESS:\n"
+        body += SECOND + "setmaxnreg.dec.sync.aligned.u32 SYNC;"
+        self.assert_both(body, "152", "160", "setmaxnreg wants", block=128)
 
 
 if __name__ == "__main__":
