@@ -102,6 +102,7 @@ SOURCES = {
         "machine/global_races.cc",
         "machine/happens_before.cc",
         "machine/integer_arithmetic.cc",
+        "machine/loaded_registers.cc",
         "machine/loads_and_stores.cc",
         "machine/loop_watch.cc",
         "machine/logic.cc",

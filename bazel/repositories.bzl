@@ -106,11 +106,15 @@ cc_library(
 cc_library(
     name = "cutlass_examples",
     hdrs = glob([
+        "site/cutlass_library/source/examples/77_blackwell_fmha/**",
+        "site/cutlass_library/source/examples/common/**",
         "site/cutlass_library/source/examples/cute/tutorial/**",
         "site/cutlass_library/source/tools/util/include/**",
     ]),
     includes = [
         "site/cutlass_library/source",
+        "site/cutlass_library/source/examples/77_blackwell_fmha",
+        "site/cutlass_library/source/examples/common",
         "site/cutlass_library/source/tools/util/include",
     ],
     deps = [":cutlass"],

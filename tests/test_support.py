@@ -131,6 +131,19 @@ class SupportTest(parameterized.TestCase):
         ):
             fm.which_implementation("mha", implementation="cuda", d_qk=64, d_v=64)
 
+    def test_a_b200(self):
+        """One operation has a kernel there, of one type; XLA runs the others, and what is not taken is not promised."""
+        with on_devices(("sm100",), **_support.WRITTEN):
+            for operation in OPERATIONS:
+                runs, reason = fm.which_implementation(operation)
+                if operation == "mha":
+                    self.assertEqual((runs, reason), ("cuda", "a kernel runs this, and XLA its gradients."))
+                else:
+                    self.assertEqual((runs, reason), ("xla", f"this build has no {operation} kernel for sm100."))
+            runs, reason = fm.which_implementation("mha", dtype="float16")
+            self.assertEqual(runs, "xla")
+            self.assertIn("the mha kernel for sm100 needs dtype to be one of bfloat16", reason)
+
     @parameterized.named_parameters(named(ATTENTION))
     def test_asking_for_a_kernel_that_is_not_there(self, operation):
         """The second tier of refusal: only under "cuda", with the reason of the table."""

@@ -28,6 +28,7 @@ uint64_t packed(const Mbarrier& barrier) {
 // Cta
 
 Cta::Cta(Cluster& cluster, uint32_t rank, Dim3 index) : cluster_(cluster), rank_(rank), index_(index) {
+  tensor_memory.be_strict(cluster.grid().is_strict);
   const Launch& launch = cluster.grid().launch;
   const Function& kernel = *launch.kernel;
   const uint32_t alignment = std::max(kernel.dynamic_alignment, 1u);

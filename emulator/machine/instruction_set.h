@@ -74,6 +74,8 @@ class Lowering {
   void need_architecture(int least) const;
   // Unknown unless the PTX is for this family of architectures and no other: sm_90a is of 9; sm_100a, sm_103f are of 10.
   void need_family(int major) const;
+  // Unknown unless the PTX is for one architecture alone, as sm_100a is, and not for its family, as sm_100f is.
+  void need_exact_architecture() const;
 
   // --- Operands, by their number in the text. Each call appends to out.operands and returns the place there.
   size_t count() const { return text.operands.size(); }

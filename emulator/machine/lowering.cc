@@ -155,6 +155,12 @@ void Lowering::need_family(int major) const {
   }
 }
 
+void Lowering::need_exact_architecture() const {
+  if (function_.module->text->target_parts().variant != 'a') {
+    unknown("it needs PTX for one architecture alone, and this is for " + function_.module->text->target);
+  }
+}
+
 void Lowering::finish() {
   for (size_t i = 1; i < text.parts.size(); ++i) {
     if (!taken_[i]) unknown("." + text.parts[i]);

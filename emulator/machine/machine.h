@@ -42,6 +42,7 @@ struct Grid {
   uint64_t workspace = 0;        // of a cooperative launch: the address that %envreg1 and %envreg2 tell
   Debugger* debugger = nullptr;  // null where nobody looks
   bool checks_races = true;
+  bool is_strict = true;                // about tensor memory
   uint8_t primary = 0;                  // Memory's number of the launch that may still be under way; 0: none is
   GlobalRaces* global_races = nullptr;  // of several clusters
   // Takes a cluster that has not begun out of the launch, for the one that asks; nothing where there is none.

@@ -7,6 +7,7 @@
 
 #include "emulator/machine/fault.h"
 #include "emulator/machine/instruction_set.h"
+#include "emulator/machine/loaded_registers.h"
 #include "emulator/machine/product_registers.h"
 #include "emulator/machine/warp.h"
 
@@ -112,6 +113,7 @@ std::unique_ptr<Function> make_function(const ptx::Function& text, const Module&
   function->code.resize(text.body.size());
   for (size_t i = 0; i < text.body.size(); ++i) lower(text.body[i], function->code[i], *function);
   mark_product_registers(*function);
+  mark_loaded_registers(*function);
   function->code.emplace_back();  // the end of the text is a return
   function->code.back().run = [](Warp& warp, const Instruction&, Mask mask) {
     warp.return_from_function(mask);

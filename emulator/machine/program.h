@@ -61,6 +61,7 @@ struct Instruction {
   enum Order : int8_t { kWeak = 0, kStrong = 1, kAcquire = 2, kRelease = 4 };
   int8_t order = kWeak;
   bool touches_products = false;  // it has registers that wgmma.mma_async has, too
+  bool touches_loads = false;     // or that tcgen05.ld fills
   const ptx::Instruction* text = nullptr;
 };
 

@@ -45,6 +45,7 @@ Races::Races(Grid& grid, const Dim3& cluster, size_t ctas, size_t warps_of_cta, 
       named_(ctas),
       registers_(ctas * warps_of_cta),
       products_(ctas * warps_of_cta),
+      loads_(ctas * warps_of_cta),
       primary_component_(order_.new_components(1)) {
   primary_.seen.raise(primary_component_, 1);
   const Dim3 &all = grid.launch.grid, &size = grid.launch.cluster;
@@ -493,8 +494,12 @@ void Races::wait_for_products(Warp& warp, uint32_t pending) {
   products_[who].wait(order_.wait_for_products(who, pending));
 }
 
-void Races::touch_products(Warp& warp, const Instruction& instruction) {
-  check(warp, products_[number(warp)].touch(warp.registers(), instruction));
+void Races::begin_load(Warp& warp) { loads_[number(warp)].begin(warp.registers(), *warp.instruction()); }
+
+void Races::touch_registers(Warp& warp, const Instruction& instruction) {
+  const uint32_t who = number(warp);
+  if (instruction.touches_products) check(warp, products_[who].touch(warp.registers(), instruction));
+  if (instruction.touches_loads) check(warp, loads_[who].touch(warp.registers(), instruction));
 }
 
 // The warps of a warpgroup change their registers together: all to the same number, and all before any goes on to the
@@ -513,11 +518,14 @@ void Races::set_registers(Warp& warp, int count) {
       throw Fault(FaultCode::kRace, "setmaxnreg follows another one, and " + name + " may not have come to that yet.");
     }
     if (others.size() > changes && others[changes].count != count) {
-      throw Fault(FaultCode::kRace, "setmaxnreg wants " + std::to_string(count) + " registers, in " + name + " " +
+      Fault fault(FaultCode::kRace, "setmaxnreg wants " + std::to_string(count) + " registers, in " + name + " " +
                                         std::to_string(others[changes].count) + ".");
+      Warp& its = *warp.cta().warps()[other % warps_of_cta_];
+      fault.other = "\n  and changed to those by" + where(its, kAllLanes, others[changes].instruction);
+      throw fault;
     }
   }
-  own.push_back({count, order_.time(who)});
+  own.push_back({count, order_.time(who), warp.instruction()});
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

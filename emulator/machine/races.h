@@ -15,6 +15,7 @@
 #include "emulator/machine/fault.h"
 #include "emulator/machine/global_races.h"
 #include "emulator/machine/happens_before.h"
+#include "emulator/machine/loaded_registers.h"
 #include "emulator/machine/memory.h"
 #include "emulator/machine/product_registers.h"
 #include "emulator/machine/shadow_memory.h"
@@ -122,7 +123,11 @@ class Races {
   void fence_products(Warp& warp) { products_[number(warp)].fence(); }
   void commit_products(Warp& warp) { order_.commit_products(number(warp)); }
   void wait_for_products(Warp& warp, uint32_t pending);
-  void touch_products(Warp& warp, const Instruction& instruction);
+  // An instruction that has registers of products or of loads.
+  void touch_registers(Warp& warp, const Instruction& instruction);
+  // tcgen05.ld and the wait for it.
+  void begin_load(Warp& warp);
+  void wait_for_loads(Warp& warp) { loads_[number(warp)].wait(); }
   void set_registers(Warp& warp, int count);
 
  private:
@@ -162,6 +167,7 @@ class Races {
   struct RegisterChange {
     int count;
     uint32_t time;
+    const Instruction* instruction;
   };
 
   uint32_t number(Warp& warp) const;
@@ -193,6 +199,7 @@ class Races {
   Published cluster_arrived_, cluster_completed_;
   std::vector<std::vector<RegisterChange>> registers_;    // by warp
   std::vector<ProductRegisters> products_;                // likewise
+  std::vector<LoadedRegisters> loads_;                    // likewise
   std::unordered_map<uint32_t, Event> last_bulk_copies_;  // that complete in groups, by the issuer's component
   const uint32_t primary_component_;
   Published primary_;  // what the launch before this one did

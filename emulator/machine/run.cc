@@ -243,12 +243,14 @@ std::optional<Report> run(const Launch& whole, Memory& memory) {
   const std::unique_ptr<Debugger> debugger = Debugger::from_environment();
   const Memory::Numbers numbers = memory.begin_launch();
   const bool checks_races = environment_number("JAX_FLASH_MLA_EMULATOR_RACES", 1, 0, 1) != 0;
+  const bool is_strict = environment_number("JAX_FLASH_MLA_EMULATOR_STRICT", 1, 0, 1) != 0;
   const uint64_t place = launch.cooperative ? reinterpret_cast<uint64_t>(workspace) : 0;
   const uint8_t primary = launch.is_programmatic ? numbers.before : 0;
   const uint64_t clusters = launch.grid.count() / launch.cluster.count();
   GlobalRaces global_races;
-  Grid grid{launch,         memory,       parameters, place,
-            debugger.get(), checks_races, primary,    checks_races && clusters > 1 ? &global_races : nullptr,
+  Grid grid{launch,    memory,         parameters,
+            place,     debugger.get(), checks_races,
+            is_strict, primary,        checks_races && clusters > 1 ? &global_races : nullptr,
             nullptr};
   Schedule schedule(grid);
   grid.cancel_cluster = [&] { return schedule.cancel(); };

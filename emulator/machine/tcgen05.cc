@@ -239,8 +239,9 @@ Step wait_for_stores(Warp& warp, const Instruction& instruction, Mask mask) {
 }
 
 // Loads are done where they stand.
-Step wait_for_loads(Warp&, const Instruction&, Mask mask) {
+Step wait_for_loads(Warp& warp, const Instruction&, Mask mask) {
   need_whole_warp(mask);
+  if (Races* races = warp.cta().cluster().races()) races->wait_for_loads(warp);
   return Step::kNext;
 }
 
@@ -261,6 +262,8 @@ void lower_tcgen05(Lowering& l) {
     lower_tensor_move(l, what == "ld");
   } else if (what == "cp") {
     lower_tensor_fill(l);
+  } else if (what == "shift") {
+    lower_tensor_shift(l);
   } else if (what == "mma") {
     lower_tensor_product(l);
   } else if (what == "commit") {

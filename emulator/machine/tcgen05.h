@@ -12,6 +12,7 @@ namespace emulator {
 void lower_tensor_allocation(Lowering& l, std::string_view what);  // tcgen05.alloc, .dealloc, .relinquish_alloc_permit
 void lower_tensor_move(Lowering& l, bool is_load);                 // tcgen05.ld, .st
 void lower_tensor_fill(Lowering& l);                               // tcgen05.cp
+void lower_tensor_shift(Lowering& l);                              // tcgen05.shift
 void lower_tensor_product(Lowering& l);                            // tcgen05.mma
 
 // --- .cta_group

@@ -1,7 +1,8 @@
-// tcgen05.ld and .st between registers and tensor memory, and tcgen05.cp from shared memory into it.
+// tcgen05.ld and .st between registers and tensor memory, tcgen05.cp from shared memory into it, and tcgen05.shift within.
 //
 // Loads are done where they stand: PTX may copy what it loads to other registers before the wait, as compilers do, so a
-// load that came later would not be seen in the right ones. Stores and tcgen05.cp are done as asynchronous copies are.
+// load that came later would not be seen in the right ones. Who looks for races sees uses of them that come too early. The
+// others are done as asynchronous copies are.
 #include <algorithm>
 #include <charconv>
 #include <cstring>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "emulator/machine/copies.h"
+#include "emulator/machine/machine.h"
 #include "emulator/machine/tcgen05.h"
 #include "emulator/machine/tcgen05_descriptors.h"
 #include "emulator/machine/tensor_fragments.h"
@@ -78,6 +80,7 @@ Step load_fragment(Warp& warp, const Instruction& instruction, Mask mask) {
   const TensorMemory& memory = warp.cta().tensor_memory;
   const TensorPlace base = checked_place(warp, instruction, form.registers, form);
   if (Races* races = warp.cta().cluster().races()) {
+    races->begin_load(warp);
     for_columns(form, base, [&](int lane, TensorPlace at, uint32_t columns) {
       races->load_tensor(warp, lane, offset_of(at.lane, at.column), columns * sizeof(uint32_t));
     });
@@ -130,6 +133,7 @@ Step store_fragment(Warp& warp, const Instruction& instruction, Mask mask) {
       }
     }
   });
+  if (!cta.grid().is_strict) cta.finish_copies();
   return Step::kNext;
 }
 
@@ -198,6 +202,41 @@ Step copy_from_shared(Warp& warp, const Instruction& instruction, Mask mask) {
   return Step::kNext;
 }
 
+// ---------------------------------------------------------------------------------------------------------------------
+// shift
+
+constexpr uint32_t kShiftedColumns = 8;  // 32 bytes
+
+// Each of a warp's lanes gets what the next one had; the last one keeps its own, where tcgen05.cp.4x256b puts what follows.
+void shift_down(Cta& cta, TensorPlace base) {
+  TensorMemory& memory = cta.tensor_memory;
+  memory.check_columns(base.column, kShiftedColumns);
+  for (uint32_t lane = base.lane; lane + 1 < base.lane + kLanesOfWarp; ++lane) {
+    touch_columns(cta, lane + 1, base.column, kShiftedColumns, Access::kRead);
+    touch_columns(cta, lane, base.column, kShiftedColumns, Access::kWrite);
+    for (uint32_t i = 0; i < kShiftedColumns; ++i) {
+      memory.write(lane, base.column + i, memory.read(lane + 1, base.column + i, kBothHalves), kBothHalves);
+    }
+  }
+}
+
+// Operands: address in tensor memory. modes: group.
+Step shift(Warp& warp, const Instruction& instruction, Mask mask) {
+  Cta& cta = warp.cta();
+  const int32_t group = instruction.modes[0];
+  check_group(cta, group);
+  for_lanes(mask, [&](int lane) {
+    const TensorPlace base = TensorPlace::of(uint32_t(warp.address(instruction.operands[0], lane)));
+    if (base.lane % kLanesOfWarp != 0 || base.lane >= kTensorLanes) {
+      illegal("tcgen05.shift wants an address whose lane is the first of a warp's, not lane " +
+              std::to_string(base.lane) + ".");
+    }
+    cta.issue(Mask{1} << lane, Completion::kTensor,
+              [&cta, group, base] { for_group(cta, group, [&](Cta& one, int) { shift_down(one, base); }); });
+  });
+  return Step::kNext;
+}
+
 }  // namespace
 
 void lower_tensor_move(Lowering& l, bool is_load) {
@@ -245,6 +284,16 @@ void lower_tensor_fill(Lowering& l) {
   l.source(1, 64);
   l.out.modes = {found, group};
   l.out.run = copy_from_shared;
+}
+
+void lower_tensor_shift(Lowering& l) {
+  l.need_exact_architecture();
+  const int32_t group = take_group(l);
+  if (!l.take("down")) l.unknown("it is not .down");
+  need_operands(l, 1);
+  l.address(0);
+  l.out.modes[0] = group;
+  l.out.run = shift;
 }
 
 }  // namespace emulator

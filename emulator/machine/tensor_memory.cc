@@ -81,13 +81,14 @@ void TensorMemory::check_columns(uint32_t first, uint32_t count) const {
     const auto [begin, columns] = *std::prev(behind);
     if (first + count <= begin + columns) return;
   }
+  if (!is_strict_ && contents_ && first + count <= kTensorColumns) return;
   throw Fault(FaultCode::kIllegalAddress, "Columns " + std::to_string(first) + " to " +
                                               std::to_string(first + count - 1) +
                                               " of tensor memory are not within an allocation of the CTA.");
 }
 
 uint32_t TensorMemory::read(uint32_t lane, uint32_t column, Halves halves) const {
-  if ((contents_->written[lane][column] & halves) != halves) {
+  if (is_strict_ && (contents_->written[lane][column] & halves) != halves) {
     throw Fault(FaultCode::kUninitialized, "Lane " + std::to_string(lane) + ", column " + std::to_string(column) +
                                                " of tensor memory is read before anything was written there.");
   }

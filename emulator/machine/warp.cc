@@ -540,7 +540,9 @@ int Warp::run(int budget) {
       executing_ = mask;
       if (instruction.is_aligned && (mask = gather(instruction, mask)) == 0) break;
       executing_ = mask;
-      if (instruction.touches_products && races) races->touch_products(*this, instruction);
+      if ((instruction.touches_products | instruction.touches_loads) && races) {
+        races->touch_registers(*this, instruction);
+      }
       const int jumps = backward_jumps_;
       const Step step =
           debugger ? execute_watched(*debugger, instruction, mask) : instruction.run(*this, instruction, mask);

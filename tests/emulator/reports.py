@@ -1,7 +1,14 @@
 """What tests of the emulator's reports have in common."""
 
+import re
+
 from absl.testing import parameterized
 from devices import Emulated, Kernel
+
+# A report that says where both accesses were: thread block, warp and lanes, line of the source and of the PTX, and what
+# was executed there.
+_PLACE = r"\n  CTA \(\d+, \d+, \d+\), warp \d+, lanes [\d, -]+\n  at faulty\.cu:\d+; PTX line \d+: '[^'\n]+'"
+BOTH_PLACES = re.compile(rf"\n  kernel test_kernel{_PLACE}\n  and [^\n]+ by{_PLACE}$")
 
 
 class ReportTest(parameterized.TestCase):

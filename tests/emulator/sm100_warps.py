@@ -3,7 +3,7 @@
 import numpy as np
 from devices import Kernel, Output
 from sm100 import DECLARATIONS, SLOT_AND_BARRIER, Sm100Test
-from writing import kernel
+from writing import FAULTY, kernel
 
 
 def warps_kernel(
@@ -17,7 +17,10 @@ def warps_kernel(
         block=block,
         grid=ctas,
         cluster=ctas,
-        shared=SLOT_AND_BARRIER + ".shared .align 4 .b32 slots[8];\n.shared .align 16 .b8 box[1024];\n" + shared,
+        shared=FAULTY
+        + SLOT_AND_BARRIER
+        + ".shared .align 4 .b32 slots[8];\n.shared .align 16 .b8 box[1024];\n"
+        + shared,
         target="sm_100a",
     )
 
@@ -53,14 +56,15 @@ class WarpsTest(Sm100Test):
         body = in_warp(0, "tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [slot], 64;", "ALLOCATED")
         body += "bar.sync 0;\nld.shared.b32 %tmem, [slot];\nshl.b32 %mine, %warp, 21;\nadd.u32 %mine, %mine, %tmem;\n"
         if fill:
-            body += "mov.u32 %r0, 5;\n"
+            body += ".loc 1 500 0\nmov.u32 %r0, 5;\n"
             body += "\n".join(
                 f"add.u32 %cell, %mine, {c};\ntcgen05.st.sync.aligned.32x32b.x1.b32 [%cell], {{%r0}};"
                 for c in range(64)
             )
             body += "\ntcgen05.wait::st.sync.aligned;\n" + BEFORE
         body += "@%first mbarrier.init.shared::cta.b64 [bar], 1;\nbar.sync 0;\n" + AFTER
-        body += in_warp(warp, text, "OUT") + "bar.sync 0;\n"
+        lines = (f".loc 1 {number} 0\n{line}" for number, line in enumerate(text.splitlines(), 1))
+        body += in_warp(warp, "\n".join(lines), "OUT") + ".loc 1 999 0\nbar.sync 0;\n"
         return warps_kernel(body + in_warp(0, FREE.format(64), "FREED"))
 
     def product(self, after: str, m: int = 128, n: int = 64, fill: bool = True) -> Kernel:

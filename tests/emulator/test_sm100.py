@@ -73,7 +73,7 @@ class DeviceTest(Sm100Test):
         "tcgen05.mma.sp.cta_group::1.kind::f16 [%r0], %d0, %d1, [%r2], %r1, %p0;",
         "tcgen05.mma.ws.cta_group::1.kind::f16 [%r0], %d0, %d1, %r1, %p0, %d2;",
         "tcgen05.cp.cta_group::1.128x256b.b8x16.b6x16_p32 [%r0], %d0;",
-        "tcgen05.shift.cta_group::1.down [%r0];",
+        "tcgen05.shift.cta_group::1.up [%r0];",
     )
     def test_unknown(self, instruction):
         self.assert_refused(plain(instruction), f"The emulator does not know '{instruction.split()[0]}'")

@@ -198,6 +198,58 @@ class FillTest(Sm100Test):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# shift
+
+
+class ShiftTest(Sm100Test):
+    SHIFT = "add.u32 %r0, %tmem, {};\ntcgen05.shift.cta_group::{}.down [%r0];\n"
+
+    @parameterized.product(group=(1, 2), lane=(0, 32, 96))
+    def test_rows_of_a_warp(self, group, lane):
+        cells = random_cells(f"shift {lane}", group)
+        want = cells.copy()
+        want[:, lane : lane + 31, 12:20] = cells[:, lane + 1 : lane + 32, 12:20]
+        operation = self.SHIFT.format(lane << 16 | 12, group)
+        (out,) = self.emulator.run(tensor_kernel(operation, cells=cells, group=group))
+        np.testing.assert_array_equal(out, want)
+
+    def test_rows_that_move_up_as_one_comes_in(self):
+        """As for a convolution: four warps' rows move by one, and the last rows are copied in behind, in that order."""
+        cells = random_cells("shift and copy")
+        matrix = rng("rows").integers(0, 1 << 16, (8, 16), dtype=np.uint16)
+        image, placing = np.zeros((1, SHARED), np.uint8), Placing("k", K_LAYOUTS[0])
+        put(image[0], 0, matrix, placing)
+        want = cells.copy()
+        for warp in range(4):
+            rows = slice(32 * warp, 32 * warp + 31)
+            want[:, rows, 12:20] = cells[:, 32 * warp + 1 : 32 * warp + 32, 12:20]
+            want[:, 32 * warp + 31, 12:20] = matrix.view(np.uint32)[warp]
+        operation = "".join(self.SHIFT.format(32 * warp << 16 | 12, 1) for warp in range(4))
+        operation += f"""
+        add.u64 %a_desc, %base, {placing.descriptor(0, 16, 2)};
+        add.u32 %r0, %tmem, {31 << 16 | 12};
+        tcgen05.cp.cta_group::1.4x256b [%r0], %a_desc;
+        """
+        (out,) = self.emulator.run(tensor_kernel(operation, cells=cells, image=image))
+        np.testing.assert_array_equal(out, want)
+
+    @parameterized.named_parameters(
+        ("lane", 16 << 16, "an address whose lane is the first of a warp's, not lane 16"),
+        ("columns", 508, "Columns 508 to 515 of tensor memory are not within an allocation"),
+        ("unwritten", 288, "Lane 1, column 288 of tensor memory is read before anything was written there"),
+    )
+    def test_misuse(self, at, words):
+        self.assert_refused(tensor_kernel(self.SHIFT.format(at, 1), cells=random_cells("misuse")), words)
+
+    def test_code_for_a_family(self):
+        """No family of devices has it."""
+        made = tensor_kernel(self.SHIFT.format(0, 1), cells=random_cells("family"))
+        ptx = made.ptx.replace("sm_100a", "sm_100f")
+        made = Kernel(ptx, made.entry, made.arguments, made.grid, made.block, made.cluster, made.dynamic_shared)
+        self.assert_refused(made, "it needs PTX for one architecture alone")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Allocation, and what goes wrong
 
 
@@ -419,14 +471,27 @@ class AccessTest(WarpsTest):
         text = "tcgen05.dealloc.cta_group::1.sync.aligned.b32 %tmem, 64;\n" + LOAD.format("%mine")
         self.assert_refused(self.made(text), "are not within an allocation of the CTA")
 
+    def test_what_nobody_notices_on_a_device(self):
+        """Of a thread block that is alone there: published kernels count on it."""
+        gives_back = "tcgen05.dealloc.cta_group::1.sync.aligned.b32 %tmem, 64;\n"
+        reads = LOAD.format("%mine") + "\ntcgen05.wait::ld.sync.aligned;\n"
+        with mock.patch.dict(os.environ, JAX_FLASH_MLA_EMULATOR_STRICT="0"):
+            self.emulator.run(self.made(reads, fill=False))
+            # What is left to report is that the columns are given back again.
+            self.assert_refused(self.made(gives_back + reads), "where no allocation of tensor memory begins")
+
     def test_store_that_nobody_waited_for(self):
         """It is done some time, and not at once."""
         text = "tcgen05.st.sync.aligned.32x32b.x1.b32 [%mine], {%thread};\n" + LOAD.format("%mine")
-        text += "\n@%done bra HERE;\nHERE: mad.wide.u32 %row, %thread, 4, %out;\nst.global.b32 [%row+-256], %r0;"
+        text += "\ntcgen05.wait::ld.sync.aligned;\n@%done bra HERE;\nHERE: mad.wide.u32 %row, %thread, 4, %out;\nst.global.b32 [%row+-256], %r0;"
         self.assert_refused(self.made(text), "Race", "lane 64, column 0 of tensor memory", "tcgen05.st")
         with without_races():
             (out,) = self.emulator.run(self.made(text))
-        np.testing.assert_array_equal(out[:32], 5)
+            np.testing.assert_array_equal(out[:32], 5)
+            # Published kernels count on a device where nobody has seen it late.
+            with mock.patch.dict(os.environ, JAX_FLASH_MLA_EMULATOR_STRICT="0"):
+                (out,) = self.emulator.run(self.made(text))
+            np.testing.assert_array_equal(out[:32], np.arange(64, 96))
 
     def test_product_that_nobody_waited_for(self):
         keep = "mad.wide.u32 %row, %thread, 4, %out;\nst.global.b32 [%row], %r0;"

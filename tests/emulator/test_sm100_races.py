@@ -1,7 +1,9 @@
 """Races in tensor memory, and in what is multiplied from shared memory: a kernel for each, and what makes it right."""
 
 import numpy as np
+from absl.testing import parameterized
 from devices import Kernel
+from reports import BOTH_PLACES
 from sm100 import wait_for_barrier
 from sm100_warps import AFTER, BEFORE, LOAD, WarpsTest, in_warp
 
@@ -16,7 +18,11 @@ class TensorRacesTest(WarpsTest):
     """All begins in one warp, with 64 columns that it has written; a product is one of rows in shared"""
 
     def assert_race(self, wrong, right, *words):
-        self.assert_refused(wrong, "Race", *words)
+        """The report has these words, and both places; the other kernel has no race."""
+        with self.assertRaisesRegex(RuntimeError, BOTH_PLACES) as caught:
+            self.emulator.run(wrong)
+        for word in words:
+            self.assertIn(word, str(caught.exception))
         self.emulator.run(right)
 
     def test_store_and_load(self):
@@ -47,13 +53,30 @@ class TensorRacesTest(WarpsTest):
         plain = self.product(self.COMMIT + wait_for_barrier("DONE") + AFTER, fill=False)
 
         def made(wait):
-            text = in_warp(1, STORE + wait + BEFORE + "barrier.sync 2, 64;", "STORED")
+            text = ".loc 1 600 0\n" + in_warp(1, STORE + wait + BEFORE + "barrier.sync 2, 64;", "STORED")
             text += in_warp(0, "barrier.sync 2, 64;\n" + AFTER, "HEARD")
             ptx = plain.ptx.replace("@%first mbarrier.init", text + "@%first mbarrier.init")
             return Kernel(ptx, plain.entry, plain.arguments, plain.grid, plain.block)
 
         words = ("of tensor memory, which another one has written", "tcgen05.mma")
         self.assert_race(made(""), made(WAIT_FOR_STORES), *words)
+
+    @parameterized.named_parameters(
+        ("read", "add.u32 %r1, %r0, 1;\n", "It reads a register that a tcgen05.ld fills"),
+        ("stored", "st.shared.b32 [box], %r0;\n", "It reads a register that a tcgen05.ld fills"),
+        ("copied", "mov.b32 %r1, %r0;\nadd.u32 %r1, %r1, 1;\n", "It reads a register that a tcgen05.ld fills"),
+        ("packed", "mov.b64 %d0, {%r0, %r0};\nadd.u64 %d0, %d0, 1;\n", "It reads a register that a tcgen05.ld fills"),
+        ("written", "add.u32 %r0, %warp, 1;\n", "It writes a register that a tcgen05.ld fills"),
+    )
+    def test_loads_that_nobody_waited_for(self, use, words):
+        load = LOAD.format("%mine") + "\n"
+        self.assert_race(self.made(load + use), self.made(load + WAIT_FOR_LOADS + use), words, "tcgen05.ld")
+
+    def test_copies_of_what_is_being_loaded(self):
+        """Compilers copy before the wait. A copy of something else is none of it; a later load is waited for as well."""
+        text = LOAD.format("%mine") + "\nmov.b32 %r1, %r0;\nmov.b32 %r2, %warp;\nadd.u32 %r2, %r2, 1;\n"
+        text += LOAD.format("%mine").replace("%r0", "%r3") + "\nmov.b32 %r1, %warp;\nadd.u32 %r1, %r1, 1;\n"
+        self.emulator.run(self.made(text + WAIT_FOR_LOADS + "add.u32 %r0, %r0, %r3;\n"))
 
     def test_fences(self):
         """Before the barrier that a store is published by, and after the one that a product is."""

@@ -10,7 +10,7 @@ from kernels import mutants
 # Of each.
 KINDS = (*("mbarrier.arrive", "mbarrier.try_wait", "fence.proxy.async", "fence.mbarrier_init"),)
 WGMMA = ("wgmma.fence", "wgmma.commit_group", "wgmma.wait_group", "barrier.sync")
-TCGEN05 = ("tcgen05.commit", "tcgen05.wait::st")
+TCGEN05 = ("tcgen05.commit", "tcgen05.wait::st", "tcgen05.wait::ld", "tcgen05.fence")
 BLOCK, CLUSTER = "bar.sync", "barrier.cluster.arrive"
 BOXES, COPIES, WARPS = "mbarrier.arrive.expect_tx", "cp.async.mbarrier.arrive", "bar.warp.sync"
 
@@ -112,6 +112,15 @@ class QueryGradientMutantsTest(MutantsTest):
 class KeyGradientsMutantsTest(MutantsTest):
     __test__ = True
     target, name, kinds = mutants.KEY_GRADIENTS, "mha_key_gradients_kernel", (BLOCK, BOXES, WARPS)
+
+
+@unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
+class KernelsTest(unittest.TestCase):
+    def test_every_kernel_that_orders_anything_has_mutants(self):
+        """Of those that are instances of the same template, one has."""
+        with_mutants = {test.name for test in MutantsTest.__subclasses__()}
+        kernels = {site.key[0] for site in mutants.sites("")}
+        self.assertEqual(kernels - with_mutants, set())
 
 
 class HarmlessTest(unittest.TestCase):

@@ -2,7 +2,10 @@
 // main: its gemm on small integers, of which every sum is exact.
 #pragma once
 
+#include <iostream>
 #include <random>
+#include <sstream>
+#include <string>
 #include <vector>
 
 #include "tests/emulator/tutorials/check.h"
@@ -59,6 +62,17 @@ inline int check_tutorial() {
   for (const void* place : {(void*)device_a, (void*)device_b, (void*)device_c, (void*)device_d}) {
     CHECK(cudaFree(const_cast<void*>(place)) == cudaSuccess);
   }
+
+  // What the tutorial says of itself, which fills and copies by kernels of Thrust.
+  std::ostringstream said;
+  std::streambuf* const usual = std::cout.rdbuf(said.rdbuf());
+  char name[] = "tutorial";
+  char* arguments[] = {name, nullptr};
+  const int status = tutorial_main(1, arguments);
+  std::cout.rdbuf(usual);
+  std::cout << said.str();
+  CHECK(status == 0);
+  CHECK(said.str().find("Execution is successful.") != std::string::npos);
   std::puts("all right");
   return 0;
 }
