@@ -27,7 +27,8 @@ ARCHITECTURES = ("sm90", "sm100")
 
 # The kernels' own sizes; the extension tells the same as ``constants``. Dimensions of a key and of a value; query rows
 # of one tile; for decode, most thread blocks of a launch, and partial tiles, two at most of each thread block; for
-# multi-head attention, what it knows of a sequence, and queries of a block of its backward; for append, places of a token in the table of slots.
+# multi-head attention, what it knows of a sequence, and queries of a block of its backward; for append, places of a
+# token in the table of slots.
 SIZES = {
     "append": dict(claim_places=2),
     "dense_decode": dict(dim_qk=576, dim_v=512, tile_rows=64, max_ctas=160, partial_tiles=320),
@@ -84,8 +85,7 @@ def _rows_workspace(s_q, h_q, topk, d_qk, dtype) -> tuple[jax.ShapeDtypeStruct, 
 
 
 def _query_gradient_workspace(packs, tokens, h_q, d_qk, sequences, deterministic) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Sums of gradients of queries; and counters of what has been added, if in one order: of each block of queries, for
-    each half of the columns."""
+    """Sums of gradients of queries; and, if in one order, counters of blocks of them for half of the columns each."""
     rows = packs * tokens
     counters = (rows // SIZES["mha"]["backward_block_tokens"] + packs * (sequences + 1)) if deterministic else 0
     return (

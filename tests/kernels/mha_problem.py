@@ -239,3 +239,8 @@ def run_backward_alone(problem, poison, deterministic=False, emulated=False):
     d_out = rng.standard_normal((*rows, D_V), np.float32).astype(problem.q.dtype)
     lse, delta = (rng.standard_normal(rows, np.float32) for _ in range(2))
     return run_backward_poisoned(problem, d_out, lse + 3, delta, poison, deterministic, emulated)
+
+
+def run_backward_in_one_order(problem, poison, emulated=False):
+    """The same with ``deterministic``."""
+    return run_backward_alone(problem, poison, True, emulated)

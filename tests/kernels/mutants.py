@@ -162,8 +162,9 @@ MHA_FORWARD_SM100 = Target(
     sms=2,
     capability="10.0",
 )
-QUERY_GRADIENT = Target(r"query_gradient.*bfloat16Li192", mha_problem, MHA_PROBLEMS, "run_backward_alone")
-KEY_GRADIENTS = Target(r"key_gradients.*bfloat16Li192", mha_problem, MHA_PROBLEMS, "run_backward_alone")
+# In one order: in any other a mutant may add in another one. What turns sums into results orders nothing but by being launched
+# after it.
+MHA_BACKWARD = Target(r"mha_backward_kernel.*bfloat16Li192", mha_problem, MHA_PROBLEMS, "run_backward_in_one_order")
 TARGETS = (
     DENSE_DECODE,
     SPARSE_DECODE,
@@ -173,8 +174,7 @@ TARGETS = (
     ORDERED_SPARSE_BACKWARD,
     MHA_FORWARD,
     MHA_FORWARD_SM100,
-    QUERY_GRADIENT,
-    KEY_GRADIENTS,
+    MHA_BACKWARD,
 )
 
 

@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     device::init_barrier(shared.own_empty, Config::kMathThreads + Config::kWarpgroups);
     device::init_barrier(shared.gradients_empty, Config::kMathWarps);
     for (int i = 0; i < Config::kWarpgroups; ++i) {
-      device::init_barrier(shared.d_q_full[i], 128);
+      device::init_barrier(shared.d_q_full[i], Config::kMathWarps / Config::kWarpgroups);
       device::init_barrier(shared.d_q_empty[i], 1);
     }
     device::fence_barrier_init();
