@@ -241,6 +241,9 @@ def run_backward_alone(problem, poison, deterministic=False, emulated=False):
     return run_backward_poisoned(problem, d_out, lse + 3, delta, poison, deterministic, emulated)
 
 
-def run_backward_in_one_order(problem, poison, emulated=False):
-    """The same with ``deterministic``."""
-    return run_backward_alone(problem, poison, True, emulated)
+def run_backward_both_ways(problem, poison, emulated=False):
+    """What is the same in any schedule of those with ``deterministic``, and without."""
+    in_one_order, in_any = (
+        run_backward_alone(problem, poison, deterministic, emulated) for deterministic in (True, False)
+    )
+    return [*in_one_order, *in_any[1:]]

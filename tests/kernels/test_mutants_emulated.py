@@ -109,6 +109,13 @@ class MhaBackwardMutantsTest(MutantsTest):
     kinds = (BLOCK, BOXES, WARPS, "cp.async.bulk.commit_group", "cp.async.bulk.wait_group")
 
 
+@unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
+class MhaBackward128MutantsTest(MutantsTest):
+    __test__ = True
+    target, name = mutants.MHA_BACKWARD_128, "mha_backward_kernel of 128 dimensions"
+    kinds = MhaBackwardMutantsTest.kinds
+
+
 class HarmlessTest(unittest.TestCase):
     def test_reasons(self):
         for entry in json.loads(mutants.HARMLESS.read_text()):

@@ -40,7 +40,6 @@ class Adder {
         }
       }
     }
-    device::wait_for_bulk_additions();
   }
 
  private:
