@@ -3,8 +3,8 @@
 // Tiles come in order of packs, of the ranges of a pack, of heads, and of tokens; those of the gap behind a range, which only
 // have to be filled, follow its own. Thread blocks take tiles in turn: those at work at a time share what is opposite. Every
 // other round goes backwards: under a causal mask tiles differ in length, and who had a longer one than its neighbour in one
-// round has a shorter one in the next. Not where thread blocks wait for each other: who is first in one round is so in the
-// next, too.
+// round has a shorter one in the next. Not where tiles of one length wait for each other: who is first in one round
+// is so in the next, too.
 #pragma once
 
 #include <cstdint>

@@ -21,7 +21,7 @@ class Loader {
 
   __device__ __forceinline__ void run() {
     const int group = params_.h_q / params_.h_kv;
-    mha::Tiles<Config::kTileTokens> tiles(params_.keys, params_.h_kv, params_.counters == nullptr);
+    mha::Tiles<Config::kTileTokens> tiles(params_.keys, params_.h_kv, !params_.counters || params_.causal);
     uint32_t count = 0, round = 0;
     for (; tiles.next(); ++count) {
       const MhaRange& range = params_.keys.ranges[tiles.current.range];
