@@ -54,7 +54,8 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
                              ffi::Buffer<ffi::S32, 3> q_ranges, ffi::Buffer<ffi::S32, 2> cu_q,
                              ffi::Buffer<ffi::S32, 3> kv_ranges, ffi::Buffer<ffi::S32, 2> cu_kv,
                              ffi::Result<ffi::AnyBuffer> d_q, ffi::Result<ffi::AnyBuffer> d_k,
-                             ffi::Result<ffi::AnyBuffer> d_v) {
+                             ffi::Result<ffi::AnyBuffer> d_v, ffi::Result<ffi::Buffer<ffi::F32, 3>> sums,
+                             ffi::Result<ffi::Buffer<ffi::S32, 3>> counters) {
   const auto refused = [](const auto&... parts) { return ffi::Unexpected(refuse(kOperation, parts...)); };
   const Sizes q_sizes = q.dimensions(), k_sizes = k.dimensions(), v_sizes = v.dimensions();
   const Sizes d_out_sizes = d_out.dimensions(), lse_sizes = lse.dimensions();
@@ -100,18 +101,26 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
     return MhaSide{reinterpret_cast<const MhaRange*>(ranges.typed_data()), bounds.typed_data(), int32_t(packs),
                    int32_t(cu_sizes[1] - 1), int32_t(tokens)};
   };
+  MhaBackwardParams params;
+  params.queries = side(q_ranges, cu_q, tokens_q);
+  params.keys = side(kv_ranges, cu_kv, k_sizes[1]);
+  const int64_t sum_count = packs * tokens_q * h_q * q_sizes[3];
+  const int64_t counter_count = h_q * counters_of(params.queries) * kMhaBackwardHalves;
+  const bool is_ordered = counters->element_count() > 0;
+  if (int64_t(sums->element_count()) != sum_count ||
+      (is_ordered && int64_t(counters->element_count()) != counter_count)) {
+    return refused("sums and counters must have ", sum_count, " and ", counter_count, " or no elements, got ",
+                   sums->element_count(), " and ", counters->element_count());
+  }
   Call call;
   call.kind = {q.element_type(), q_sizes[3]};
   call.d_v = v_sizes[3];
-  MhaBackwardParams& params = call.params;
   params.q = q.untyped_data();
   params.k = k.untyped_data();
   params.v = v.untyped_data();
   params.d_out = d_out.untyped_data();
   params.lse = lse.typed_data();
   params.delta = delta.typed_data();
-  params.queries = side(q_ranges, cu_q, tokens_q);
-  params.keys = side(kv_ranges, cu_kv, k_sizes[1]);
   params.d_q = d_q->untyped_data();
   params.d_k = d_k->untyped_data();
   params.d_v = d_v->untyped_data();
@@ -119,6 +128,9 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
   params.h_kv = int32_t(h_kv);
   params.scale = scale;
   params.causal = causal;
+  params.sums = sums->typed_data();
+  params.counters = is_ordered ? counters->typed_data() : nullptr;
+  call.params = params;
   return call;
 }
 
@@ -143,6 +155,11 @@ ffi::Error check_limits(const Call& call) {
       }
     }
   }
+  // Counters of a head are counted in int32.
+  if (counters_of(params.queries) > kMost) {
+    return refuse(kOperation, "query tokens / 64 and sequences together must be at most ", kMost, ", got ",
+                  counters_of(params.queries));
+  }
   return ffi::Error::Success();
 }
 
@@ -166,19 +183,21 @@ auto with_signature(Binding binding) {
   return std::move(binding)
       .template Attr<float>("scale")
       .template Attr<bool>("causal")
-      .template Arg<ffi::AnyBuffer>()            // q
-      .template Arg<ffi::AnyBuffer>()            // k
-      .template Arg<ffi::AnyBuffer>()            // v
-      .template Arg<ffi::AnyBuffer>()            // d_out
-      .template Arg<ffi::Buffer<ffi::F32, 3>>()  // lse
-      .template Arg<ffi::Buffer<ffi::F32, 3>>()  // delta
-      .template Arg<ffi::Buffer<ffi::S32, 3>>()  // q_ranges
-      .template Arg<ffi::Buffer<ffi::S32, 2>>()  // cu_q
-      .template Arg<ffi::Buffer<ffi::S32, 3>>()  // kv_ranges
-      .template Arg<ffi::Buffer<ffi::S32, 2>>()  // cu_kv
-      .template Ret<ffi::AnyBuffer>()            // d_q
-      .template Ret<ffi::AnyBuffer>()            // d_k
-      .template Ret<ffi::AnyBuffer>();           // d_v
+      .template Arg<ffi::AnyBuffer>()             // q
+      .template Arg<ffi::AnyBuffer>()             // k
+      .template Arg<ffi::AnyBuffer>()             // v
+      .template Arg<ffi::AnyBuffer>()             // d_out
+      .template Arg<ffi::Buffer<ffi::F32, 3>>()   // lse
+      .template Arg<ffi::Buffer<ffi::F32, 3>>()   // delta
+      .template Arg<ffi::Buffer<ffi::S32, 3>>()   // q_ranges
+      .template Arg<ffi::Buffer<ffi::S32, 2>>()   // cu_q
+      .template Arg<ffi::Buffer<ffi::S32, 3>>()   // kv_ranges
+      .template Arg<ffi::Buffer<ffi::S32, 2>>()   // cu_kv
+      .template Ret<ffi::AnyBuffer>()             // d_q
+      .template Ret<ffi::AnyBuffer>()             // d_k
+      .template Ret<ffi::AnyBuffer>()             // d_v
+      .template Ret<ffi::Buffer<ffi::F32, 3>>()   // sums
+      .template Ret<ffi::Buffer<ffi::S32, 3>>();  // counters
 }
 
 #ifdef JAX_FLASH_MLA_TESTING

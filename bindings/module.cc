@@ -8,6 +8,7 @@
 #include "cuda/mha/forward_params.h"
 #include "cuda/sm90/cache_write/params.h"
 #include "cuda/sm90/dense_decode/params.h"
+#include "cuda/sm90/mha_backward/params.h"
 #include "cuda/sm90/sparse_backward/params.h"
 #include "cuda/sm90/sparse_decode/params.h"
 #include "cuda/sm90/sparse_prefill/params.h"
@@ -75,6 +76,7 @@ nb::dict constants() {
   dense_decode["partial_tiles"] = kDenseDecodePartialTiles;
   nb::dict mha;
   mha["dim_v"] = kMhaDimV;
+  mha["backward_block_tokens"] = kMhaBackwardBlockTokens;
   mha["range_fields"] = sizeof(MhaRange) / sizeof(int32_t);
   nb::dict sparse_decode;
   sparse_decode["dim_v"] = kSparseDecodeDimV;

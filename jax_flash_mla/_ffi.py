@@ -104,7 +104,7 @@ def mha_forward(q, k, v, ranges, cu_q, *, scale: float, causal: bool, emulated: 
     return _vma.vary_like(tuple(call(q, k, v, ranges, cu_q, scale=np.float32(scale), causal=np.bool_(causal))), q)
 
 
-def mha_backward(
+def mha_backward_with_scratch(
     q,
     k,
     v,
@@ -118,6 +118,7 @@ def mha_backward(
     *,
     scale: float,
     causal: bool,
+    deterministic: bool,
     emulated: bool = False,
 ):
     """Gradients of multi-head attention by the kernels of the device.
@@ -128,16 +129,24 @@ def mha_backward(
         d_out over a row, less the cotangent of lse.
       q_ranges, kv_ranges: int32 [packs, n + 1, 6], of ``sequence_ranges``, for either side.
       cu_q, cu_kv: int32 [packs, n + 1], what these were made of.
-      scale, causal: as in ``flash_attn_func``.
+      scale, causal, deterministic: as in ``flash_attn_func``.
       emulated: whether to run the kernels for GPUs on the CPU; in test builds alone.
 
     Returns:
-      d_q, d_k, d_v, shaped as q, k, v, of q's dtype.
+      d_q, d_k, d_v, shaped as q, k, v, of q's dtype; then the scratch, which means nothing
+      to the caller: sums of d_q, and counters.
     """
-    results = tuple(jax.ShapeDtypeStruct(x.shape, q.dtype) for x in (q, k, v))
+    packs, tokens, h_q, d_qk = q.shape
+    scratch = _support.WORKSPACES["mha_backward"](packs, tokens, h_q, d_qk, cu_q.shape[1] - 1, deterministic)
+    results = (*(jax.ShapeDtypeStruct(x.shape, q.dtype) for x in (q, k, v)), *scratch)
     call = jax.ffi.ffi_call(MHA_BACKWARD + (EMULATED_SUFFIX if emulated else ""), results)
     operands = (q, k, v, d_out, lse, delta, q_ranges, cu_q, kv_ranges, cu_kv)
     return _vma.vary_like(tuple(call(*operands, scale=np.float32(scale), causal=np.bool_(causal))), q)
+
+
+def mha_backward(*operands, **options):
+    """The results of ``mha_backward_with_scratch`` without the scratch."""
+    return mha_backward_with_scratch(*operands, **options)[:3]
 
 
 def quantize(latent, rope, *, fmt: KVCacheFormat, power_of_two_scales: bool, emulated: bool = False):

@@ -45,6 +45,7 @@ def _backward_kernel(config, q, k, v, cu_seqlens_qo, cu_seqlens_kv, out, lse, d_
         cu_seqlens_kv,
         scale=config.scale,
         causal=config.causal,
+        deterministic=config.deterministic,
         emulated=config.implementation == _support.EMULATED,
     )
 

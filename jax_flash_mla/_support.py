@@ -27,11 +27,12 @@ ARCHITECTURES = ("sm90", "sm100")
 
 # The kernels' own sizes; the extension tells the same as ``constants``. Dimensions of a key and of a value; query rows
 # of one tile; for decode, most thread blocks of a launch, and partial tiles, two at most of each thread block; for
-# multi-head attention, what it knows of a sequence; for append, places of a token in the table of slots.
+# multi-head attention, what it knows of a sequence, and queries of a block of its backward; for append, places of a
+# token in the table of slots.
 SIZES = {
     "append": dict(claim_places=2),
     "dense_decode": dict(dim_qk=576, dim_v=512, tile_rows=64, max_ctas=160, partial_tiles=320),
-    "mha": dict(dim_v=128, range_fields=6),
+    "mha": dict(dim_v=128, range_fields=6, backward_block_tokens=64),
     "sparse_decode": dict(dim_v=512, tile_rows=64, max_ctas=160, partial_tiles=320),
     "sparse_prefill": dict(dim_v=512, tile_rows=64),
 }
@@ -83,10 +84,21 @@ def _rows_workspace(s_q, h_q, topk, d_qk, dtype) -> tuple[jax.ShapeDtypeStruct, 
     return (jax.ShapeDtypeStruct((rows, d_qk), dtype),)
 
 
+def _query_gradient_workspace(packs, tokens, h_q, d_qk, sequences, deterministic) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Sums of gradients of queries; and, if in one order, counters of blocks of them for half of the columns each."""
+    rows = packs * tokens
+    counters = (rows // SIZES["mha"]["backward_block_tokens"] + packs * (sequences + 1)) if deterministic else 0
+    return (
+        jax.ShapeDtypeStruct((h_q, d_qk, rows), jnp.float32),
+        jax.ShapeDtypeStruct((h_q, counters, 2), jnp.int32),
+    )
+
+
 # Scratch of a call: more results, whose sizes follow from shapes and constants alone, so that a compiled program fits
 # every device.
 WORKSPACES = {
     **{name: functools.partial(_decode_workspace, name) for name in ("dense_decode", "sparse_decode")},
+    "mha_backward": _query_gradient_workspace,
     "sparse_backward": _rows_workspace,  # the gradients of sparse prefill
 }
 

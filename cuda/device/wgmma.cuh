@@ -24,16 +24,19 @@ struct Operand {
 };
 
 // Row-major (A, and B of scores): the summed dimension runs along the columns of a tile. Step over k by adding bytes
-// within the row.
+// within the row. Where the compiler knows that the address is the same in all lanes it need not be told.
+template <bool kIsKnown = false>
 __device__ __forceinline__ Operand row_major_operand(const void* tile) {
   constexpr uint32_t kSwizzle128 = 1u << 30, kAtomStride = kSwizzleAtomBytes >> 4;
-  return {kSwizzle128 | kAtomStride, uniform((shared_address(tile) & 0x3FFFF) >> 4)};
+  const uint32_t lower = (shared_address(tile) & 0x3FFFF) >> 4;
+  return {kSwizzle128 | kAtomStride, kIsKnown ? lower : uniform(lower)};
 }
 
 // Column-major (B of outputs): the summed dimension runs down the rows, and the columns over several tiles of 64,
 // `tile_bytes` apart. Step over k by adding bytes of whole rows.
+template <bool kIsKnown = false>
 __device__ __forceinline__ Operand column_major_operand(const void* tile, int tile_bytes) {
-  Operand operand = row_major_operand(tile);
+  Operand operand = row_major_operand<kIsKnown>(tile);
   operand.lower |= (tile_bytes >> 4) << 16;
   return operand;
 }

@@ -3,7 +3,8 @@
 // Tiles come in order of packs, of the ranges of a pack, of heads, and of tokens; those of the gap behind a range, which only
 // have to be filled, follow its own. Thread blocks take tiles in turn: those at work at a time share what is opposite. Every
 // other round goes backwards: under a causal mask tiles differ in length, and who had a longer one than its neighbour in one
-// round has a shorter one in the next.
+// round has a shorter one in the next. Not where tiles of one length wait for each other: who is first in one round
+// is so in the next, too.
 #pragma once
 
 #include <cstdint>
@@ -26,12 +27,12 @@ class Tiles {
  public:
   Tile current;
 
-  __device__ __forceinline__ Tiles(const MhaSide& side, int heads)
+  __device__ __forceinline__ Tiles(const MhaSide& side, int heads, bool turns = true)
       : side_(side),
         heads_(heads),
         ranges_(side.packs * (side.sequences + 1)),
         tile_(blockIdx.x),
-        step_(2 * (gridDim.x - blockIdx.x) - 1) {
+        step_(turns ? 2 * (gridDim.x - blockIdx.x) - 1 : gridDim.x) {
     look_at(0);
   }
 

@@ -358,6 +358,10 @@ class MhaBackward(Backward, Mha):
         dims = self.d_qk + self.d_v
         return self.batch * self.s * (self.h * (2 * dims * BF16 + FLOAT32) + self._key_heads() * 2 * dims * BF16)
 
+    def memory(self):
+        # Sums of dq.
+        return super().memory() + self.batch * self.s * self.h * self.d_qk * FLOAT32
+
 
 @dataclasses.dataclass(frozen=True)
 class SparseBackward(Backward, SparsePrefill):

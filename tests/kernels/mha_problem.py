@@ -217,24 +217,33 @@ def run_poisoned(problem, poison, emulated=False):
 
 
 @functools.lru_cache(maxsize=64)
-def _backward_call(scale, causal, emulated):
-    options = dict(scale=scale, causal=causal, emulated=emulated)
-    return donating(functools.partial(_ffi.mha_backward, **options), operands=10, results=3)
+def _backward_call(scale, causal, deterministic, emulated):
+    options = dict(scale=scale, causal=causal, deterministic=deterministic, emulated=emulated)
+    return donating(functools.partial(_ffi.mha_backward_with_scratch, **options), operands=10, results=5)
 
 
-def run_backward_poisoned(problem, d_out, lse, delta, poison, emulated=False):
-    """Gradients of q, k and v, from a call into results full of the bits of one value."""
+def run_backward_poisoned(problem, d_out, lse, delta, poison, deterministic=False, emulated=False):
+    """Gradients of q, k and v, from a call into results and scratch full of the bits of one value."""
     q, k, v, q_ranges, cu_q = problem.arrays()
     cu_kv = jnp.asarray(problem.cu_kv)
     kv_ranges = sequence_ranges(cu_kv, k.shape[1], cu_q, q.shape[1])
     operands = [q, k, v, *map(jnp.asarray, (d_out, lse, delta)), q_ranges, cu_q, kv_ranges, cu_kv]
-    return call_into_poison(_backward_call(problem.scale, problem.causal, emulated), operands, 3, poison)
+    call = _backward_call(problem.scale, problem.causal, deterministic, emulated)
+    return call_into_poison(call, operands, 5, poison)[:3]
 
 
-def run_backward_alone(problem, poison, emulated=False):
+def run_backward_alone(problem, poison, deterministic=False, emulated=False):
     """The same of any cotangents, for a log-sum-exp and a delta that are right or not."""
     rng = np.random.default_rng(0)
     rows = problem.q.shape[:3]
     d_out = rng.standard_normal((*rows, D_V), np.float32).astype(problem.q.dtype)
     lse, delta = (rng.standard_normal(rows, np.float32) for _ in range(2))
-    return run_backward_poisoned(problem, d_out, lse + 3, delta, poison, emulated)
+    return run_backward_poisoned(problem, d_out, lse + 3, delta, poison, deterministic, emulated)
+
+
+def run_backward_both_ways(problem, poison, emulated=False):
+    """What is the same in any schedule of those with ``deterministic``, and without."""
+    in_one_order, in_any = (
+        run_backward_alone(problem, poison, deterministic, emulated) for deterministic in (True, False)
+    )
+    return [*in_one_order, *in_any[1:]]

@@ -67,6 +67,8 @@ class Site(typing.NamedTuple):
         name = re.search(r"\d([a-z_]+_kernel)", self.kernel)[1]
         if name == "sparse_decode_kernel" and "ELb1E" in self.kernel:  # of the template's parameters
             name += " of pairs"
+        if name == "mha_backward_kernel" and "Li128" in self.kernel:
+            name += " of 128 dimensions"
         if "_sm100" in self.kernel:
             name += " on SM100"
         return name, self.opcode, " < ".join(self.source)
@@ -162,8 +164,14 @@ MHA_FORWARD_SM100 = Target(
     sms=2,
     capability="10.0",
 )
-QUERY_GRADIENT = Target(r"query_gradient.*bfloat16Li192", mha_problem, MHA_PROBLEMS, "run_backward_alone")
-KEY_GRADIENTS = Target(r"key_gradients.*bfloat16Li192", mha_problem, MHA_PROBLEMS, "run_backward_alone")
+# What turns sums into results orders nothing but by being launched after it.
+MHA_BACKWARD = Target(r"mha_backward_kernel.*bfloat16Li192", mha_problem, MHA_PROBLEMS, "run_backward_both_ways")
+MHA_BACKWARD_128 = Target(
+    r"mha_backward_kernel.*bfloat16Li128",
+    mha_problem,
+    tuple(dict(problem, d=128) for problem in MHA_PROBLEMS),
+    "run_backward_both_ways",
+)
 TARGETS = (
     DENSE_DECODE,
     SPARSE_DECODE,
@@ -173,8 +181,8 @@ TARGETS = (
     ORDERED_SPARSE_BACKWARD,
     MHA_FORWARD,
     MHA_FORWARD_SM100,
-    QUERY_GRADIENT,
-    KEY_GRADIENTS,
+    MHA_BACKWARD,
+    MHA_BACKWARD_128,
 )
 
 

@@ -39,8 +39,8 @@ SIZES = (1, 63, 64, 65, 127, 128, 129, 500, 1111)
 class MhaKernelTest(MhaTest):
     def check(self, problem, poison=np.nan):
         self.assert_right(problem, run_poisoned(problem, poison))
-        if HAS_GRADIENTS:
-            backward = functools.partial(run_backward_poisoned, problem, poison=poison)
+        for deterministic in (False, True) if HAS_GRADIENTS else ():
+            backward = functools.partial(run_backward_poisoned, problem, poison=poison, deterministic=deterministic)
             self.assert_gradients_right(problem, np.random.default_rng(99), backward)
 
     @parameterized.parameters(range(25))
@@ -138,10 +138,12 @@ class RepeatedTest(parameterized.TestCase):
 
     @unittest.skipUnless(HAS_GRADIENTS, "no kernel computes gradients on the GPUs here")
     def test_gradients_again(self):
-        for problem in self.problems():
-            want = bits(run_backward_alone(problem, 0.0))
+        """Those of keys and values; where it is asked for, those of queries, too."""
+        for problem, deterministic in itertools.product(self.problems(), (False, True)):
+            want = bits(run_backward_alone(problem, 0.0, deterministic))
             for poison in itertools.islice(itertools.cycle(POISONS.values()), CALLS):
-                for x, y in zip(bits(run_backward_alone(problem, poison)), want):
+                got = bits(run_backward_alone(problem, poison, deterministic))
+                for x, y in list(zip(got, want))[0 if deterministic else 1 :]:
                     np.testing.assert_array_equal(x, y)
 
     def test_replays_with_changing_bounds(self):
@@ -153,7 +155,8 @@ class RepeatedTest(parameterized.TestCase):
 
         def call(bounds):
             def attend(q, k, v):
-                return fm.flash_attn_varlen_func(q, k, v, bounds, bounds, causal=True, implementation="cuda")
+                options = dict(causal=True, deterministic=True, implementation="cuda")
+                return fm.flash_attn_varlen_func(q, k, v, bounds, bounds, **options)
 
             results, pull = jax.vjp(attend, q, k, v)
             results = (*results, *pull(results))

@@ -103,15 +103,17 @@ class MhaForwardSm100MutantsTest(MutantsTest):
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
-class QueryGradientMutantsTest(MutantsTest):
+class MhaBackwardMutantsTest(MutantsTest):
     __test__ = True
-    target, name, kinds = mutants.QUERY_GRADIENT, "mha_query_gradient_kernel", (BLOCK, BOXES, WARPS)
+    target, name = mutants.MHA_BACKWARD, "mha_backward_kernel"
+    kinds = (BLOCK, BOXES, WARPS, "cp.async.bulk.commit_group", "cp.async.bulk.wait_group")
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
-class KeyGradientsMutantsTest(MutantsTest):
+class MhaBackward128MutantsTest(MutantsTest):
     __test__ = True
-    target, name, kinds = mutants.KEY_GRADIENTS, "mha_key_gradients_kernel", (BLOCK, BOXES, WARPS)
+    target, name = mutants.MHA_BACKWARD_128, "mha_backward_kernel of 128 dimensions"
+    kinds = MhaBackwardMutantsTest.kinds
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
