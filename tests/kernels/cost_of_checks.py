@@ -50,7 +50,7 @@ FAMILIES = {
     "sparse backward": mutants.SPARSE_BACKWARD,
     "sparse backward, one order": mutants.ORDERED_SPARSE_BACKWARD,
     "multi-head attention, forward": mutants.MHA_FORWARD,
-    "multi-head attention, backward": mutants.KEY_GRADIENTS,
+    "multi-head attention, backward": mutants.MHA_BACKWARD,
     "multi-head attention, forward, SM100": mutants.MHA_FORWARD_SM100,
     "cache writing": None,
 }

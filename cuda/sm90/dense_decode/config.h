@@ -29,7 +29,7 @@ struct Config : mla_sm90::Shape<Element, kDenseDecodeDimQK> {
 
   // The copy engine brings keys; only sums over them are wanted.
   static constexpr bool kFindsLargest = false, kInOrder = false;
-  static constexpr int tiles_waited_for(int) { return 1; }
+  static constexpr int waited_for(int i) { return i; }
   static constexpr bool fences_tile(int) { return false; }
 
   // The schedule's costs, in blocks: of starting and finishing a tile; of leaving partial results and combining them. And

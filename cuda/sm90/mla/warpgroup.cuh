@@ -37,8 +37,9 @@ namespace jax_flash_mla::mla_sm90 {
 //   void write()                   writes the results
 //   void give_back(stage)          where more than this thread block's loaders wait for half of a stage's values
 // and `Config` derives from Shape, and has SharedStorage, which derives from Shared, and
-//   int tiles_waited_for(i)        how many tiles of keys are waited for before the i-th is multiplied: that one, and more
-//   bool fences_tile(tile)         whether ordinary copies bring these, which products then have to be fenced from
+//   int waited_for(i)              which tile of keys in their order is waited for before the i-th is multiplied: that one, or one
+//                                  that comes with it and some more; -1: the i-th came so
+//   bool fences_tile(tile)         whether ordinary copies bring it, which products then have to be fenced from
 //   bool kFindsLargest             whether the largest scores themselves are wanted
 //   bool kInOrder                  see above
 template <typename Config, typename Role>
@@ -208,11 +209,8 @@ class Warpgroup {
 #pragma unroll
     for (int i = 0; i < Config::kTiles; ++i) {
       const int offset = tile_offset(i);
-      if (const int tiles = Config::tiles_waited_for(i); tiles > 0) {
-#pragma unroll
-        for (int j = i; j < i + tiles; ++j) {
-          device::wait(shared_.full[self_][tile_offset(j) / Config::kTileBytes], own_blocks_ % 2);
-        }
+      if (const int until = Config::waited_for(i); until >= 0) {
+        device::wait(shared_.full[self_][tile_offset(until) / Config::kTileBytes], own_blocks_ % 2);
         if (Config::fences_tile(offset / Config::kTileBytes)) device::fence_async_proxy();
         device::wgmma_fence();
       }

@@ -102,7 +102,7 @@ struct Config : mla_sm90::Shape<__nv_bfloat16, Format_::kDimQK, 8> {
   static constexpr int kRotaryTile = Format::kCodes / Shape::kTileColumns;
   static constexpr bool kRotaryIsValue = kRotaryTile < Shape::kValueTiles;
   // Threads that store converted keys fence them.
-  static constexpr int tiles_waited_for(int) { return 1; }
+  static constexpr int waited_for(int i) { return i; }
   static constexpr bool fences_tile(int tile) { return tile == kRotaryTile; }
 
   struct SharedStorage : Shape::Shared {

@@ -23,10 +23,10 @@ struct Config : mla_sm90::Shape<Element, DimQK> {
 
   // Threads copy keys, and the largest logits are results.
   static constexpr bool kFindsLargest = true, kInOrder = false;
-  // A fence costs 180 clocks of products: one for each half.
+  // Each half is waited for as a whole: a fence costs 180 clocks of products.
   static constexpr bool fences_tile(int) { return true; }
-  static constexpr int tiles_waited_for(int i) {
-    return i == 0 ? Shape::kHalfTiles : i == Shape::kHalfTiles ? Shape::kTiles - Shape::kHalfTiles : 0;
+  static constexpr int waited_for(int i) {
+    return i == 0 ? Shape::kHalfTiles - 1 : i == Shape::kHalfTiles ? Shape::kTiles - 1 : -1;
   }
 
   // Each warp copies as many rows of a block, and has a lane for each of a pair of blocks.

@@ -79,7 +79,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   extern __shared__ __align__(1024) uint8_t memory[];
   auto& shared = *reinterpret_cast<typename Config::SharedStorage*>(memory);
   if (threadIdx.x == 0) {
-    mla_sm90::init_barriers<Config>(shared, Loader<Config>::kQueryArrivals, Loader<Config>::key_arrivals);
+    mla_sm90::init_barriers<Config>(shared, Loader<Config>::kQueryArrivals,
+                                    [](int, int) { return Loader<Config>::kHalfArrivals; });
   }
   __syncthreads();
 

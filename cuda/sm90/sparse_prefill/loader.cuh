@@ -17,12 +17,10 @@ namespace jax_flash_mla::sparse_prefill_sm90 {
 template <typename Config>
 class Loader {
  public:
-  // Arrivals that complete an item's queries, and a tile of keys: the threads' copies, and those of each warp with the first
-  // tile and the last. Copies alone would not order what comes after them behind what was waited for before.
+  // Arrivals that complete an item's queries; and half of a block, which the last tile's barrier tells of: the threads' copies,
+  // and one of each warp. Copies alone would not order what comes after them behind what was waited for before.
   static constexpr int kQueryArrivals = Config::kLoaderThreads + 1;
-  __device__ __forceinline__ static int key_arrivals(int stage, int tile) {
-    return Config::kLoaderThreads + (tile == first_tile(stage) || tile == last_tile(stage) ? Config::kLoaderWarps : 0);
-  }
+  static constexpr int kHalfArrivals = Config::kLoaderThreads + Config::kLoaderWarps;
 
   __device__ __forceinline__ Loader(const SparsePrefillParams& params, const Grid& grid,
                                     typename Config::SharedStorage& shared)
@@ -57,12 +55,7 @@ class Loader {
   const int warp_;
   uint32_t rounds_[Config::kStages] = {};  // blocks of each stage before
 
-  // The tiles that are loaded, and multiplied, before and after the others.
-  __device__ __forceinline__ static int first_tile(int stage) { return stage * Config::kHalfTiles; }
-  __device__ __forceinline__ static int last_tile(int stage) {
-    if constexpr (Config::kTiles > Config::kValueTiles) return Config::kLastTile;
-    return first_tile(1 - stage) + Config::kHalfTiles - 1;
-  }
+  __device__ __forceinline__ static constexpr int first_tile(int half) { return half * Config::kHalfTiles; }
 
   __device__ __forceinline__ int row() const { return threadIdx.x % 32 / kRowChunks; }
   __device__ __forceinline__ int chunk() const { return threadIdx.x % kRowChunks; }
@@ -142,13 +135,12 @@ class Loader {
   // asked for.
   __device__ __forceinline__ void load(const Item& item, int keys, uint32_t count) {
     int next = look_up(item.query, 0, keys), after_next = look_up(item.query, 1, keys);
-    if (item.blocks == 0) load_queries(item, count);
 #pragma unroll 1
-    for (int first = 0; first < item.blocks; first += Config::kStages) {
+    for (int first = 0; first == 0 || first < item.blocks; first += Config::kStages) {
       const int index = next;
       next = after_next;
       after_next = look_up(item.query, first / Config::kStages + 2, keys);
-      load_keys<0>(index);
+      if (first < item.blocks) load_keys<0>(index);
       if (first == 0) load_queries(item, count);
       if (first + 1 < item.blocks) load_keys<1>(index);
       if (grid_.prefetches) prefetch_key(next);
@@ -178,24 +170,26 @@ class Loader {
         device::copy_16_bytes(targets[j] + (stage * Config::kStageTiles + t) * Config::kTileBytes,
                               sources[j] + t * Config::kTileColumns, exists[j]);
       }
-      device::arrive_after_copies(shared_.full[stage][t]);
     };
-    // The half of the stage's own warpgroup, which holds the first tile; the other one, with the last.
+    const auto load_half = [&](int half) {
+#pragma unroll
+      for (int t = 0; t < Config::kHalfTiles; ++t) load(first_tile(half) + t);
+    };
+    const auto announce_half = [&](int last_tile) {
+      if (threadIdx.x % 32 == 0) device::arrive(shared_.full[stage][last_tile]);
+      device::arrive_after_copies(shared_.full[stage][last_tile]);
+    };
+    // The half of the stage's own warpgroup; the other one, with the last tile.
     const uint32_t parity = (rounds_[stage]++ + 1) % 2;
     device::wait(shared_.empty[stage][stage], parity);
-    if (threadIdx.x % 32 == 0) {
-      shared_.valid[stage][warp_] = uint16_t(valid);
-      device::arrive(shared_.full[stage][first_tile(stage)]);
-    }
-    __syncwarp();
-#pragma unroll
-    for (int t = 0; t < Config::kHalfTiles; ++t) load(first_tile(stage) + t);
+    if (threadIdx.x % 32 == 0) shared_.valid[stage][warp_] = uint16_t(valid);
+    load_half(stage);
+    announce_half(first_tile(stage) + Config::kHalfTiles - 1);
     device::wait(shared_.empty[stage][1 - stage], parity);
-    if (threadIdx.x % 32 == 0) device::arrive(shared_.full[stage][last_tile(stage)]);
-    __syncwarp();
-#pragma unroll
-    for (int t = 0; t < Config::kHalfTiles; ++t) load(first_tile(1 - stage) + t);
+    load_half(1 - stage);
     if constexpr (Config::kTiles > Config::kValueTiles) load(Config::kLastTile);
+    announce_half(Config::kTiles > Config::kValueTiles ? Config::kLastTile
+                                                       : first_tile(1 - stage) + Config::kHalfTiles - 1);
   }
 };
 
