@@ -72,7 +72,7 @@ class SparseDecodePairsMutantsTest(MutantsTest):
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
 class SparsePrefillMutantsTest(MutantsTest):
     __test__ = True
-    target, name, kinds = mutants.SPARSE_PREFILL, "sparse_prefill_kernel", (BLOCK, COPIES, WARPS)
+    target, name, kinds = mutants.SPARSE_PREFILL, "sparse_prefill_kernel", (BLOCK, COPIES)
 
 
 @unittest.skipUnless(_ffi.EMULATOR, "this build has no emulator")
