@@ -117,6 +117,7 @@ SOURCES = {
         "machine/numerics.cc",
         "machine/omission.cc",
         "machine/product_registers.cc",
+        "machine/poisoned_memory.cc",
         "machine/program.cc",
         "machine/races.cc",
         "machine/report.cc",

@@ -11,14 +11,6 @@ namespace {
 constexpr uint32_t kSharedGranularity = 128;  // in which a launch gets shared memory
 constexpr int kSpins = 256;                   // backward jumps after which other lanes of a warp have their turn
 
-std::unique_ptr<std::byte[]> aligned_storage(size_t bytes, std::byte*& begin) {
-  constexpr size_t kAlignment = 64;
-  auto storage = std::make_unique<std::byte[]>(bytes + kAlignment);
-  const auto address = reinterpret_cast<uint64_t>(storage.get());
-  begin = reinterpret_cast<std::byte*>((address + kAlignment - 1) / kAlignment * kAlignment);
-  return storage;
-}
-
 }  // namespace
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -41,9 +33,9 @@ std::shared_ptr<Frame> Warp::enter(const Function& function, std::shared_ptr<Fra
     frame->depth = caller->depth + 1;
   }
   frame->caller = std::move(caller);
-  frame->storage = aligned_storage(function.register_bytes, frame->registers);
   // Nobody should read a register before writing it; who does finds NaN.
-  std::memset(frame->registers, 0xFF, function.register_bytes);
+  frame->storage = PoisonedMemory(function.register_bytes);
+  frame->registers = frame->storage.data();
   grow_local(frame->local_base + function.local_bytes);
   for (const Hidden& hidden : function.hidden) {
     for (int lane = 0; lane < kLanes; ++lane) {

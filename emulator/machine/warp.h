@@ -10,6 +10,7 @@
 #include "emulator/machine/fault.h"
 #include "emulator/machine/loop_watch.h"
 #include "emulator/machine/memory.h"
+#include "emulator/machine/poisoned_memory.h"
 #include "emulator/machine/program.h"
 
 namespace emulator {
@@ -44,7 +45,7 @@ struct Wait {
 // An activation of a function: its registers, for all lanes that entered it together.
 struct Frame {
   const Function* function = nullptr;
-  std::unique_ptr<std::byte[]> storage;
+  PoisonedMemory storage;
   std::byte* registers = nullptr;  // aligned to 64
   uint32_t local_base = 0;         // of its part of each thread's local memory
   std::shared_ptr<Frame> caller;
