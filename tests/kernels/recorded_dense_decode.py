@@ -23,7 +23,7 @@ from jax_flash_mla._check.machine import commit, machine
 from kernels.dense_decode_problem import Problem, run_poisoned
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SOURCES = ("cuda/device", "cuda/sm90/dense_decode")
+SOURCES = ("cuda/device", "cuda/sm90/dense_decode", "cuda/sm90/mla", "cuda/sm90/split")
 FILE = pathlib.Path(__file__).with_name("recorded_dense_decode.npz")
 PROBLEMS = {
     "one_tile": dict(lengths=[512], h_q=64),
