@@ -101,7 +101,10 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
     return MhaSide{reinterpret_cast<const MhaRange*>(ranges.typed_data()), bounds.typed_data(), int32_t(packs),
                    int32_t(cu_sizes[1] - 1), int32_t(tokens)};
   };
-  MhaBackwardParams params;
+  Call call;
+  call.kind = {q.element_type(), q_sizes[3]};
+  call.d_v = v_sizes[3];
+  MhaBackwardParams& params = call.params;
   params.queries = side(q_ranges, cu_q, tokens_q);
   params.keys = side(kv_ranges, cu_kv, k_sizes[1]);
   const int64_t sum_count = packs * tokens_q * h_q * q_sizes[3];
@@ -112,9 +115,6 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
     return refused("sums and counters must have ", sum_count, " and ", counter_count, " or no elements, got ",
                    sums->element_count(), " and ", counters->element_count());
   }
-  Call call;
-  call.kind = {q.element_type(), q_sizes[3]};
-  call.d_v = v_sizes[3];
   params.q = q.untyped_data();
   params.k = k.untyped_data();
   params.v = v.untyped_data();
@@ -130,7 +130,6 @@ ffi::ErrorOr<Call> read_call(float scale, bool causal, ffi::AnyBuffer q, ffi::An
   params.causal = causal;
   params.sums = sums->typed_data();
   params.counters = is_ordered ? counters->typed_data() : nullptr;
-  call.params = params;
   return call;
 }
 

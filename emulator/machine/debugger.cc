@@ -82,7 +82,7 @@ std::string file_of(const Instruction& instruction, const Frame& frame) {
 
 // What a register holds in a lane, as bits and as a float where it could be one.
 std::string value_of(const Function& function, const Frame& frame, int reg, int lane) {
-  const std::byte* place = frame.registers + function.register_places[size_t(reg)];
+  const std::byte* place = frame.registers.get() + function.register_places[size_t(reg)];
   char text[64];
   switch (const int bits = function.text->registers[size_t(reg)].bits) {
     case 1: {

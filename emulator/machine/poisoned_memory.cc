@@ -7,7 +7,6 @@
 #include <cstring>
 #include <mutex>
 #include <new>
-#include <utility>
 #include <vector>
 
 namespace emulator {
@@ -24,8 +23,8 @@ int ones(size_t bytes) {
   const std::lock_guard lock(mutex);
   if (file < 0) file = memfd_create("ones", MFD_CLOEXEC);
   if (file < 0) throw std::bad_alloc();
-  const std::vector<unsigned char> block(1 << 20, 0xFF);
-  while (written < bytes) {
+  if (written >= bytes) return file;
+  for (const std::vector<unsigned char> block(1 << 20, 0xFF); written < bytes;) {
     const ssize_t step = write(file, block.data(), block.size());
     if (step <= 0) throw std::bad_alloc();
     written += size_t(step);
@@ -35,33 +34,23 @@ int ones(size_t bytes) {
 
 }  // namespace
 
-PoisonedMemory::PoisonedMemory(size_t bytes) : bytes_(bytes) {
+void PoisonedMemoryRelease::operator()(std::byte* memory) const {
   if (bytes < kMapped) {
-    data_ = static_cast<std::byte*>(::operator new(std::max<size_t>(bytes, 1), std::align_val_t(kAlignment)));
-    std::memset(data_, 0xFF, bytes);
-    return;
+    ::operator delete(memory, std::align_val_t(kAlignment));
+  } else {
+    munmap(memory, bytes);
+  }
+}
+
+PoisonedMemory poisoned_memory(size_t bytes) {
+  if (bytes < kMapped) {
+    void* place = ::operator new(std::max<size_t>(bytes, 1), std::align_val_t(kAlignment));
+    std::memset(place, 0xFF, bytes);
+    return PoisonedMemory(static_cast<std::byte*>(place), {bytes});
   }
   void* place = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, ones(bytes), 0);
   if (place == MAP_FAILED) throw std::bad_alloc();
-  data_ = static_cast<std::byte*>(place);
-}
-
-PoisonedMemory::PoisonedMemory(PoisonedMemory&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-
-PoisonedMemory& PoisonedMemory::operator=(PoisonedMemory&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(bytes_, other.bytes_);
-  return *this;
-}
-
-PoisonedMemory::~PoisonedMemory() {
-  if (!data_) return;
-  if (bytes_ < kMapped) {
-    ::operator delete(data_, std::align_val_t(kAlignment));
-  } else {
-    munmap(data_, bytes_);
-  }
+  return PoisonedMemory(static_cast<std::byte*>(place), {bytes});
 }
 
 }  // namespace emulator

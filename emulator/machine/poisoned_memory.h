@@ -4,22 +4,17 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
 namespace emulator {
 
-class PoisonedMemory {
- public:
-  PoisonedMemory() = default;
-  explicit PoisonedMemory(size_t bytes);
-  PoisonedMemory(PoisonedMemory&& other) noexcept;
-  PoisonedMemory& operator=(PoisonedMemory&& other) noexcept;
-  ~PoisonedMemory();
-
-  std::byte* data() const { return data_; }  // aligned to 64
-
- private:
-  std::byte* data_ = nullptr;
-  size_t bytes_ = 0;
+struct PoisonedMemoryRelease {
+  size_t bytes = 0;
+  void operator()(std::byte* memory) const;
 };
+using PoisonedMemory = std::unique_ptr<std::byte, PoisonedMemoryRelease>;
+
+// Aligned to 64.
+PoisonedMemory poisoned_memory(size_t bytes);
 
 }  // namespace emulator

@@ -21,7 +21,7 @@ Warp::Warp(Cta& cta, int index, const Function& kernel, Mask lanes) : cta_(cta),
   whole.lanes = lanes;
   whole.frame = enter(kernel, nullptr, 0);
   fragments_.push_back(std::move(whole));
-  registers_ = fragments_[0].frame->registers;
+  registers_ = fragments_[0].frame->registers.get();
 }
 
 std::shared_ptr<Frame> Warp::enter(const Function& function, std::shared_ptr<Frame> caller, uint32_t return_to) {
@@ -34,8 +34,7 @@ std::shared_ptr<Frame> Warp::enter(const Function& function, std::shared_ptr<Fra
   }
   frame->caller = std::move(caller);
   // Nobody should read a register before writing it; who does finds NaN.
-  frame->storage = PoisonedMemory(function.register_bytes);
-  frame->registers = frame->storage.data();
+  frame->registers = poisoned_memory(function.register_bytes);
   grow_local(frame->local_base + function.local_bytes);
   for (const Hidden& hidden : function.hidden) {
     for (int lane = 0; lane < kLanes; ++lane) {
@@ -56,7 +55,7 @@ std::shared_ptr<Frame> Warp::enter(const Function& function, std::shared_ptr<Fra
         case Hidden::Kind::kGlobal:
           break;
       }
-      std::byte* slots = frame->registers + hidden.offset;
+      std::byte* slots = frame->registers.get() + hidden.offset;
       if (hidden.bits == 1) {
         if (lane == 0) std::memset(slots, 0, sizeof(Mask));
         *reinterpret_cast<Mask*>(slots) |= Mask(value) << lane;
@@ -310,7 +309,7 @@ void Warp::call(Mask lanes, const Function& callee, uint32_t return_to) {
   here.frame = enter(callee, here.frame, return_to);
   for_lanes(lanes, [&](int lane) { std::memset(local_written(lane) + here.frame->local_base, 0, callee.local_bytes); });
   here.pc = 0;
-  registers_ = here.frame->registers;
+  registers_ = here.frame->registers.get();
 }
 
 void Warp::return_from_function(Mask lanes) {
@@ -322,7 +321,7 @@ void Warp::return_from_function(Mask lanes) {
   const std::shared_ptr<Frame> callee = back.frame;
   back.frame = callee->caller;
   back.pc = pc;
-  registers_ = back.frame->registers;
+  registers_ = back.frame->registers.get();
   const Function& caller = *back.frame->function;
   const Instruction& site = caller.code[pc - 1];
   for (const Call::Copy& copy : caller.calls[size_t(site.modes[0])].results) {
@@ -343,7 +342,7 @@ std::byte* Warp::passed(int lane, uint32_t offset, uint32_t bytes) {
 std::byte* Warp::parameter(const Frame& callee, const Call::Copy& copy, int lane) {
   if (copy.callee_register < 0) return passed(lane, callee.local_base + copy.callee, copy.bytes);
   const size_t slot = copy.bytes > 8 ? 16 : copy.bytes > 4 ? 8 : 4;
-  return callee.registers + callee.function->register_places[size_t(copy.callee_register)] + size_t(lane) * slot;
+  return callee.registers.get() + callee.function->register_places[size_t(copy.callee_register)] + size_t(lane) * slot;
 }
 
 Step Warp::wait_for(Wait::Kind kind, uint32_t address, uint32_t phase) {
@@ -373,7 +372,7 @@ std::vector<std::byte> Warp::state() const {
       if (std::find(frames.begin(), frames.end(), frame) != frames.end()) break;
       frames.push_back(frame);
       add(&frame, sizeof(frame));
-      add(frame->registers, frame->function->register_bytes);
+      add(frame->registers.get(), frame->function->register_bytes);
     }
   }
   return out;
@@ -421,7 +420,7 @@ bool Warp::pick() {
     if (i < best) --best;
   }
   current_ = best;
-  registers_ = fragments_[current_].frame->registers;
+  registers_ = fragments_[current_].frame->registers.get();
   return true;
 }
 

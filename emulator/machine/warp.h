@@ -45,9 +45,8 @@ struct Wait {
 // An activation of a function: its registers, for all lanes that entered it together.
 struct Frame {
   const Function* function = nullptr;
-  PoisonedMemory storage;
-  std::byte* registers = nullptr;  // aligned to 64
-  uint32_t local_base = 0;         // of its part of each thread's local memory
+  PoisonedMemory registers;
+  uint32_t local_base = 0;  // of its part of each thread's local memory
   std::shared_ptr<Frame> caller;
   uint32_t return_to = 0;  // instruction of the caller
   int depth = 0;

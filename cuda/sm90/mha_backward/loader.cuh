@@ -40,6 +40,8 @@ class Loader {
   }
 
  private:
+  static constexpr int kPanels = Config::kKeyPanels + Config::kValuePanels;  // of a tile, or a block
+
   const MhaBackwardParams& params_;
   const Maps& maps_;
   typename Config::SharedStorage& shared_;
@@ -72,7 +74,6 @@ class Loader {
   // Once the item before needs its operands no more.
   __device__ __forceinline__ void announce(const Item& item, uint32_t count) {
     device::wait(shared_.own_empty, (count + 1) % 2);
-    constexpr int kPanels = Config::kKeyPanels + Config::kValuePanels;
     const bool has_work = item.first_block < item.last_block;
     if (lane() == 0) {
       shared_.items[count % 2] = item;
@@ -100,7 +101,6 @@ class Loader {
       shared_.lse[stage][i * 32 + lane()] = lse[i] == -device::kInfinity ? device::kInfinity : lse[i] * device::kLog2E;
       shared_.delta[stage][i * 32 + lane()] = delta[i];
     }
-    constexpr int kPanels = Config::kKeyPanels + Config::kValuePanels;
     if (lane() != 0) {
       device::arrive(shared_.full[stage]);
     } else {

@@ -151,14 +151,13 @@ class Loader {
   // immediate offsets: an address register may be written only when the copy before has read it, some 50 clocks later.
   template <int kStage>
   __device__ __forceinline__ void load_keys(int index) {
-    constexpr int stage = kStage;
-    const uint32_t valid = __ballot_sync(~0u, is_valid(index)) >> (stage * Config::kWarpRows);
+    const uint32_t valid = __ballot_sync(~0u, is_valid(index)) >> (kStage * Config::kWarpRows);
     const Element* sources[kRows];
     uint8_t* targets[kRows];
     bool exists[kRows];
 #pragma unroll
     for (int j = 0; j < kRows; ++j) {
-      const int of_row = __shfl_sync(~0u, index, stage * Config::kWarpRows + j * kRowsAtOnce + row());
+      const int of_row = __shfl_sync(~0u, index, kStage * Config::kWarpRows + j * kRowsAtOnce + row());
       exists[j] = is_valid(of_row);
       sources[j] = key(exists[j] ? of_row : 0) + chunk() * 8;
       targets[j] = reinterpret_cast<uint8_t*>(shared_.k) +
@@ -167,7 +166,7 @@ class Loader {
     const auto load = [&](int t) {
 #pragma unroll
       for (int j = 0; j < kRows; ++j) {
-        device::copy_16_bytes(targets[j] + (stage * Config::kStageTiles + t) * Config::kTileBytes,
+        device::copy_16_bytes(targets[j] + (kStage * Config::kStageTiles + t) * Config::kTileBytes,
                               sources[j] + t * Config::kTileColumns, exists[j]);
       }
     };
@@ -176,20 +175,20 @@ class Loader {
       for (int t = 0; t < Config::kHalfTiles; ++t) load(first_tile(half) + t);
     };
     const auto announce_half = [&](int last_tile) {
-      if (threadIdx.x % 32 == 0) device::arrive(shared_.full[stage][last_tile]);
-      device::arrive_after_copies(shared_.full[stage][last_tile]);
+      if (threadIdx.x % 32 == 0) device::arrive(shared_.full[kStage][last_tile]);
+      device::arrive_after_copies(shared_.full[kStage][last_tile]);
     };
     // The half of the stage's own warpgroup; the other one, with the last tile.
-    const uint32_t parity = (rounds_[stage]++ + 1) % 2;
-    device::wait(shared_.empty[stage][stage], parity);
-    if (threadIdx.x % 32 == 0) shared_.valid[stage][warp_] = uint16_t(valid);
-    load_half(stage);
-    announce_half(first_tile(stage) + Config::kHalfTiles - 1);
-    device::wait(shared_.empty[stage][1 - stage], parity);
-    load_half(1 - stage);
+    const uint32_t parity = (rounds_[kStage]++ + 1) % 2;
+    device::wait(shared_.empty[kStage][kStage], parity);
+    if (threadIdx.x % 32 == 0) shared_.valid[kStage][warp_] = uint16_t(valid);
+    load_half(kStage);
+    announce_half(first_tile(kStage) + Config::kHalfTiles - 1);
+    device::wait(shared_.empty[kStage][1 - kStage], parity);
+    load_half(1 - kStage);
     if constexpr (Config::kTiles > Config::kValueTiles) load(Config::kLastTile);
     announce_half(Config::kTiles > Config::kValueTiles ? Config::kLastTile
-                                                       : first_tile(1 - stage) + Config::kHalfTiles - 1);
+                                                       : first_tile(1 - kStage) + Config::kHalfTiles - 1);
   }
 };
 
