@@ -53,7 +53,14 @@ __device__ __forceinline__ void copy_16_bytes(void* destination, const void* sou
                : "memory");
 }
 
-// The same of 8 or 4 bytes, for what is not aligned to 16.
+// The same, of a row that is copied as a whole: brings the 256 bytes around it to the L2 cache, if they are not there.
+__device__ __forceinline__ void copy_16_bytes_of_row(void* destination, const void* source, bool valid) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared_address(destination)), "l"(source),
+               "r"(valid ? 16 : 0)
+               : "memory");
+}
+
+// Like copy_16_bytes, of 8 or 4 bytes, for what is not aligned to 16.
 __device__ __forceinline__ void copy_8_bytes(void* destination, const void* source, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(destination)), "l"(source),
                "r"(valid ? 8 : 0)

@@ -46,10 +46,6 @@ struct Grid {
   float scale_log2;  // of scores, base 2; neither zero nor infinite, so that a masked score stays one
   int32_t tiles;     // of the heads of a query token
   int64_t items;     // tiles of all query tokens
-  bool prefetches;   // keys, to the L2 cache
 };
-
-// Bytes of keys from which on they are prefetched: fewer stay in the L2 cache anyway.
-inline constexpr int64_t kPrefetchedBytes = 16 << 20;
 
 }  // namespace jax_flash_mla::sparse_prefill_sm90

@@ -19,7 +19,6 @@ cudaError_t launch(const SparsePrefillParams& params, int num_sms, cudaStream_t 
   grid.scale_log2 = device::scale_log2(params.scale);
   grid.tiles = (params.h_q + Config::kBlockM - 1) / Config::kBlockM;
   grid.items = int64_t(params.s_q) * grid.tiles;
-  grid.prefetches = int64_t(params.s_kv) * Config::kDimQK * sizeof(typename Config::Element) > kPrefetchedBytes;
   const device::Blocks blocks = {int(std::clamp<int64_t>(grid.items, 1, num_sms)), Config::kThreads,
                                  sizeof(typename Config::SharedStorage), false};
   return device::launch(sparse_prefill_kernel<Config>, blocks, stream, params, grid);

@@ -1,9 +1,9 @@
 // What the loading warpgroup does: brings queries and the keys that indices name to shared memory, ahead of those who
 // multiply them.
 //
-// All four warps copy each block, 16 rows each, 16 bytes a thread: eight lanes a row of a tile, tile by tile as tiles are
-// given back. An item's queries come behind its first block, which may come earlier. Where an index names nothing, zeros are
-// copied, and a bit tells. Of a pool that the L2 cache does not hold, the keys of the blocks after are brought there.
+// All four warps copy each block, 16 rows each, 16 bytes a thread: eight lanes a row of a tile, half by half as these
+// are given back. An item's queries come behind the first half of its first block, which may come earlier. Where an index
+// names nothing, zeros are copied, and a bit tells.
 #pragma once
 
 #include "cuda/device/barrier.cuh"
@@ -124,13 +124,6 @@ class Loader {
     return static_cast<const Element*>(params_.kv) + int64_t(index) * Config::kDimQK;
   }
 
-  // Brings the key that an index names to the L2 cache.
-  __device__ __forceinline__ void prefetch_key(int index) const {
-    if (!is_valid(index)) return;
-#pragma unroll
-    for (int t = 0; t < Config::kTiles; ++t) device::prefetch_line(key(index) + t * Config::kTileColumns);
-  }
-
   // An item's blocks, in pairs, and its queries. Indices are looked up two pairs ahead, so that none is wanted as soon as it is
   // asked for.
   __device__ __forceinline__ void load(const Item& item, int keys, uint32_t count) {
@@ -140,17 +133,18 @@ class Loader {
       const int index = next;
       next = after_next;
       after_next = look_up(item.query, first / Config::kStages + 2, keys);
-      if (first < item.blocks) load_keys<0>(index);
-      if (first == 0) load_queries(item, count);
-      if (first + 1 < item.blocks) load_keys<1>(index);
-      if (grid_.prefetches) prefetch_key(next);
+      const auto queries_once = [&] {
+        if (first == 0) load_queries(item, count);
+      };
+      first < item.blocks ? load_keys<0>(index, queries_once) : queries_once();
+      if (first + 1 < item.blocks) load_keys<1>(index, [] {});
     }
   }
 
-  // A block of keys; its indices are with those lanes that the stage's have looked up. All unrolled, so that copies differ in
+  // A block of keys, with something `between` its halves; its indices are with those lanes that the stage's have looked up. All unrolled, so that copies differ in
   // immediate offsets: an address register may be written only when the copy before has read it, some 50 clocks later.
-  template <int kStage>
-  __device__ __forceinline__ void load_keys(int index) {
+  template <int kStage, typename Between>
+  __device__ __forceinline__ void load_keys(int index, const Between& between) {
     const uint32_t valid = __ballot_sync(~0u, is_valid(index)) >> (kStage * Config::kWarpRows);
     const Element* sources[kRows];
     uint8_t* targets[kRows];
@@ -166,8 +160,8 @@ class Loader {
     const auto load = [&](int t) {
 #pragma unroll
       for (int j = 0; j < kRows; ++j) {
-        device::copy_16_bytes(targets[j] + (kStage * Config::kStageTiles + t) * Config::kTileBytes,
-                              sources[j] + t * Config::kTileColumns, exists[j]);
+        device::copy_16_bytes_of_row(targets[j] + (kStage * Config::kStageTiles + t) * Config::kTileBytes,
+                                     sources[j] + t * Config::kTileColumns, exists[j]);
       }
     };
     const auto load_half = [&](int half) {
@@ -184,6 +178,7 @@ class Loader {
     if (threadIdx.x % 32 == 0) shared_.valid[kStage][warp_] = uint16_t(valid);
     load_half(kStage);
     announce_half(first_tile(kStage) + Config::kHalfTiles - 1);
+    between();
     device::wait(shared_.empty[kStage][1 - kStage], parity);
     load_half(1 - kStage);
     if constexpr (Config::kTiles > Config::kValueTiles) load(Config::kLastTile);
