@@ -152,11 +152,11 @@ class Loader {
         }
       };
       // The half of the stage's own warpgroup comes free first; the other one with the last tile.
-      device::wait(shared_.empty[stage][stage], (round + 1) % 2);
+      device::wait(shared_.empty[stage][stage][0], (round + 1) % 2);
       if (lane == 0) shared_.unsound[stage] = unsound;
       __syncwarp();
       load(stage * Config::kHalfTiles, Config::kHalfTiles);
-      device::wait(shared_.empty[stage][1 - stage], (round + 1) % 2);
+      device::wait(shared_.empty[stage][1 - stage][0], (round + 1) % 2);
       load((1 - stage) * Config::kHalfTiles, Config::kHalfTiles);
       load(Config::kValueTiles, 1);
     }

@@ -38,13 +38,16 @@ struct Instructions<__half, 256> {
 };
 
 // Loading warps: whole warpgroups, since registers are dealt by these.
-template <typename Element_, int DimQK, int LoaderWarps = 4>
+// A block's keys are given back in parts: all rows, or half of them at a time.
+template <typename Element_, int DimQK, int LoaderWarps = 4, int Parts = 1>
 struct Shape {
   using Element = Element_;
 
   static constexpr int kBlockM = 64;  // query rows of a tile
   static constexpr int kBlockN = 64;  // keys of a block
   static constexpr int kStages = 2;   // blocks of keys in shared memory
+  static constexpr int kParts = Parts;
+  static_assert(kParts == 1 || kParts == 2);
   static constexpr int kDimQK = DimQK, kDimV = 512;
 
   // Warpgroup w multiplies the scores of the blocks in stage w, and the output's w-th half of columns.
@@ -106,7 +109,8 @@ struct Shape {
     float2 row_max[kWarpgroups][128];  // what the weights that a warpgroup hands over are relative to
     float4 sums[2][kWarpgroups][32];   // and their maxima, of an item, by pairs of rows; items take turns
     uint64_t full[kStages][kTiles];
-    uint64_t empty[kStages][kWarpgroups];   // each warpgroup's half of the values; the last tile goes with the other's
+    uint64_t empty[kStages][kWarpgroups]
+                  [kParts];                 // each warpgroup's half of the values; the last tile goes with the other's
     uint64_t weights_full[kWarpgroups][4];  // of each warp
     uint64_t sums_full;
     uint64_t q_full, q_empty;  // an item's queries, and the item itself

@@ -35,7 +35,7 @@ namespace jax_flash_mla::mla_sm90 {
 //   bool is_sound(stage)           the same of the block that is there
 //   void prepare(scores, block)    masks scores, and clears values that no row may see
 //   void write()                   writes the results
-//   void give_back(stage)          where more than this thread block's loaders wait for half of a stage's values
+//   void give_back(stage, part)    where more than this thread block's loaders wait for half of a stage's values
 // and `Config` derives from Shape, and has SharedStorage, which derives from Shared, and
 //   int waited_for(i)              which tile of keys in their order is waited for before the i-th is multiplied: that one, or one
 //                                  that comes with it and some more; -1: the i-th came so
@@ -87,8 +87,10 @@ class Warpgroup {
                       factor);
   }
 
-  // This thread has done with the own half of a stage's values.
-  __device__ __forceinline__ void give_back(int stage) const { device::arrive(shared_.empty[stage][self_]); }
+  // This thread has done with a part of the own half of a stage's values.
+  __device__ __forceinline__ void give_back(int stage, int part) const {
+    device::arrive(shared_.empty[stage][self_][part]);
+  }
 
  private:
   __device__ __forceinline__ Role& role() { return static_cast<Role&>(*this); }
@@ -341,12 +343,13 @@ class Warpgroup {
 
   // out += weights · v, started but not waited for.
   __device__ __forceinline__ void multiply_values(uint32_t (&weights)[Config::kWeights], int stage) {
+    constexpr int kChunks = Config::kBlockN / Config::kChunk;
     const auto values = device::column_major_operand(shared_.k[stage] + self_ * Config::kHalfTiles, Config::kTileBytes);
     device::pin_registers(weights);
     device::pin_registers(out_);
     device::wgmma_fence();
 #pragma unroll
-    for (int c = 0; c < Config::kBlockN / Config::kChunk; ++c) {
+    for (int c = 0; c < kChunks; ++c) {
       const uint32_t chunk[4] = {weights[4 * c], weights[4 * c + 1], weights[4 * c + 2], weights[4 * c + 3]};
 #pragma unroll
       for (int t = 0; t < Config::kHalfTiles; t += Config::kOutputTiles) {
@@ -355,15 +358,19 @@ class Warpgroup {
         const uint64_t operand = values.at(c * Config::kChunkColumnBytes + t * Config::kTileBytes);
         device::multiply<typename Config::Mma::Outputs>(chunk, operand, out, true);
       }
+      if ((c + 1) % (kChunks / Config::kParts) == 0) device::wgmma_commit();
     }
-    device::wgmma_commit();
   }
 
   // Then this warpgroup is done with its half of the stage's values; and with the weights, which were the last to be there.
   __device__ __forceinline__ void finish_values(int stage) {
+    if constexpr (Config::kParts == 2) {
+      device::wgmma_wait<1>();
+      role().give_back(stage, 0);
+    }
     device::wgmma_wait<0>();
     device::pin_registers(out_);
-    role().give_back(stage);
+    role().give_back(stage, Config::kParts - 1);
   }
 
   // Sums over the blocks of both warpgroups; relative to maxima that then both have.
@@ -407,7 +414,9 @@ __device__ __forceinline__ void init_barriers(typename Config::SharedStorage& sh
     for (int tile = 0; tile < Config::kTiles; ++tile) {
       device::init_barrier(shared.full[stage][tile], key_arrivals(stage, tile));
     }
-    for (auto& empty : shared.empty[stage]) device::init_barrier(empty, Config::kEmptyArrivals);
+    for (auto& parts : shared.empty[stage]) {
+      for (auto& empty : parts) device::init_barrier(empty, Config::kEmptyArrivals);
+    }
     for (auto& full : shared.weights_full[stage]) device::init_barrier(full, 32);
   }
   device::init_barrier(shared.sums_full, Config::kMathThreads);

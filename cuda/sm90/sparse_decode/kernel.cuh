@@ -31,11 +31,11 @@ class Attention : public split_sm90::Attention<Config, Attention<Config>, Proble
   __device__ __forceinline__ bool is_sound(int) const { return true; }
   __device__ __forceinline__ int begin() const { return item().piece.last_block - item().piece.first_block; }
 
-  __device__ __forceinline__ void give_back(int stage) const {
-    Base::give_back(stage);
+  __device__ __forceinline__ void give_back(int stage, int part) const {
+    Base::give_back(stage, part);
     if constexpr (Config::kPairs) {
       // For its warp, whose products are done: nothing else reads what the other thread block's loaders will overwrite.
-      const auto* empty = &shared_.empty[stage][self_];
+      const auto* empty = &shared_.empty[stage][self_][part];
       if (lane_ == 0) device::arrive_at(device::address_in(1 - device::cluster_rank(), empty));
     }
   }

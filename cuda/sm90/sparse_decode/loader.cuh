@@ -381,7 +381,7 @@ class Loader {
       next = look_up(tokens, block + 2, key_row());
       if constexpr (Config::kPairs) next_told = look_up(tokens, block + 2, told_row());
 
-      device::wait(shared_.empty[stage][half_], (rounds_ >> stage & 1) ^ 1);
+      device::wait(shared_.empty[stage][half_][0], (rounds_ >> stage & 1) ^ 1);
       rounds_ ^= 1 << stage;
       if (brings_rotary(stage)) bring_rotary(stage);
       if (small) {

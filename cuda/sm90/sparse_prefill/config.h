@@ -17,8 +17,8 @@ struct Item {
 };
 
 template <typename Element, int DimQK>
-struct Config : mla_sm90::Shape<Element, DimQK> {
-  using Shape = mla_sm90::Shape<Element, DimQK>;
+struct Config : mla_sm90::Shape<Element, DimQK, 4, 2> {
+  using Shape = mla_sm90::Shape<Element, DimQK, 4, 2>;
   static_assert(Shape::kDimV == kSparsePrefillDimV && Shape::kBlockM == kSparsePrefillTileRows);
 
   // Threads copy keys, and the largest logits are results.

@@ -173,13 +173,14 @@ class Loader {
       device::arrive_after_copies(shared_.full[kStage][last_tile]);
     };
     // The half of the stage's own warpgroup; the other one, with the last tile.
+    const int part = warp_ * Config::kParts / Config::kLoaderWarps;
     const uint32_t parity = (rounds_[kStage]++ + 1) % 2;
-    device::wait(shared_.empty[kStage][kStage], parity);
+    device::wait(shared_.empty[kStage][kStage][part], parity);
     if (threadIdx.x % 32 == 0) shared_.valid[kStage][warp_] = uint16_t(valid);
     load_half(kStage);
     announce_half(first_tile(kStage) + Config::kHalfTiles - 1);
     between();
-    device::wait(shared_.empty[kStage][1 - kStage], parity);
+    device::wait(shared_.empty[kStage][1 - kStage][part], parity);
     load_half(1 - kStage);
     if constexpr (Config::kTiles > Config::kValueTiles) load(Config::kLastTile);
     announce_half(Config::kTiles > Config::kValueTiles ? Config::kLastTile
