@@ -32,12 +32,7 @@ class Loader {
   __device__ __forceinline__ void run() {
     uint32_t count = 0;
     for (int64_t i = blockIdx.x; i < grid_.items; i += gridDim.x, ++count) {
-      const int query = int(i / grid_.tiles);
-      const int length = params_.topk_length ? params_.topk_length[query] : params_.topk;
-      const bool sound = length >= 0 && length <= params_.topk;
-      const int keys = sound ? named_keys(query, length) : 0;
-      const Item item = {query, int(i % grid_.tiles), (keys + Config::kBlockN - 1) / Config::kBlockN, sound};
-      load(item, keys, count);
+      load(int(i / grid_.tiles), int(i % grid_.tiles), count);
     }
     wait_for_room(count);
     announce({-1, 0, 0, true}, count);
@@ -92,10 +87,10 @@ class Loader {
   }
 
   // The index that a lane looks up for its warp, half of the lanes in either block of a pair; -1 past the end.
-  __device__ __forceinline__ int look_up(int query, int pair, int keys) const {
+  __device__ __forceinline__ int look_up(int query, int pair, int length) const {
     const int lane = threadIdx.x % 32, block = pair * Config::kStages + lane / Config::kWarpRows;
     const int key = block * Config::kBlockN + warp_ * Config::kWarpRows + lane % Config::kWarpRows;
-    return key < keys ? params_.indices[int64_t(query) * params_.topk + key] : -1;
+    return key < length ? params_.indices[int64_t(query) * params_.topk + key] : -1;
   }
 
   __device__ __forceinline__ bool is_valid(int index) const { return index >= 0 && index < params_.s_kv; }
@@ -107,12 +102,13 @@ class Loader {
     constexpr int kBlocksAtOnce = 4, kAtOnce = kBlocksAtOnce * Config::kBlockN;
     while (keys > 0) {
       const int first = (keys - 1) / kAtOnce * kAtOnce;
+      const int key = first + threadIdx.x % 32;
+      int32_t found[kAtOnce / 32];
+#pragma unroll
+      for (int i = 0; i < kAtOnce / 32; ++i) found[i] = key + i * 32 < keys ? indices[key + i * 32] : -1;
       int last_named = -1;
 #pragma unroll
-      for (int i = 0; i < kAtOnce; i += 32) {
-        const int key = first + i + threadIdx.x % 32;
-        if (key < keys && is_valid(indices[key])) last_named = key;
-      }
+      for (int i = 0; i < kAtOnce / 32; ++i) last_named = is_valid(found[i]) ? key + i * 32 : last_named;
       last_named = __reduce_max_sync(~0u, last_named);
       if (last_named >= 0) return min(keys, (last_named / Config::kBlockN + 1) * Config::kBlockN);
       keys = first;
@@ -126,13 +122,18 @@ class Loader {
 
   // An item's blocks, in pairs, and its queries. Indices are looked up two pairs ahead, so that none is wanted as soon as it is
   // asked for.
-  __device__ __forceinline__ void load(const Item& item, int keys, uint32_t count) {
-    int next = look_up(item.query, 0, keys), after_next = look_up(item.query, 1, keys);
+  __device__ __forceinline__ void load(int query, int tile, uint32_t count) {
+    const int claimed = params_.topk_length ? params_.topk_length[query] : params_.topk;
+    const bool sound = claimed >= 0 && claimed <= params_.topk;
+    const int length = sound ? claimed : 0;
+    int next = look_up(query, 0, length), after_next = look_up(query, 1, length);
+    const int keys = named_keys(query, length);
+    const Item item = {query, tile, (keys + Config::kBlockN - 1) / Config::kBlockN, sound};
 #pragma unroll 1
     for (int first = 0; first == 0 || first < item.blocks; first += Config::kStages) {
       const int index = next;
       next = after_next;
-      after_next = look_up(item.query, first / Config::kStages + 2, keys);
+      after_next = look_up(query, first / Config::kStages + 2, length);
       const auto queries_once = [&] {
         if (first == 0) load_queries(item, count);
       };
