@@ -28,7 +28,7 @@ struct Config : mla_sm90::Shape<Element, kDenseDecodeDimQK> {
   static_assert(Shape::kDimV == kDenseDecodeDimV && Shape::kBlockM == kDenseDecodeTileRows);
 
   // The copy engine brings keys; only sums over them are wanted.
-  static constexpr bool kFindsLargest = false, kInOrder = false;
+  static constexpr bool kFindsLargest = false, kInOrder = false, kWritesLate = false;
   static constexpr int waited_for(int i) { return i; }
   static constexpr bool fences_tile(int) { return false; }
 

@@ -91,9 +91,9 @@ class Problem {
   // The part e^lse / (e^lse + e^sink) of the probability that is the keys'; lse is not -inf.
   __device__ __forceinline__ float keys_share(int request, int index, int row, float lse) const {
     if (!params.attn_sink) return 1.0f;
-    const int64_t sink_row = int64_t(request) * params.sink_rows / params.b;
+    const int64_t sink_row = request / (params.b / params.sink_rows);
     const int head = this->row(tile(index), row).head;
-    return 1.0f / (1.0f + __expf(params.attn_sink[sink_row * params.h_q + head] - lse));
+    return __fdividef(1.0f, 1.0f + __expf(params.attn_sink[sink_row * params.h_q + head] - lse));
   }
 };
 

@@ -34,7 +34,7 @@ namespace jax_flash_mla::mla_sm90 {
 //   bool is_sound()                whether its sizes make sense: results are NaN otherwise
 //   bool is_sound(stage)           the same of the block that is there
 //   void prepare(scores, block)    masks scores, and clears values that no row may see
-//   void write()                   writes the results
+//   void write(item)               writes the results of an item, by its number
 //   void give_back(stage, part)    where more than this thread block's loaders wait for half of a stage's values
 // and `Config` derives from Shape, and has SharedStorage, which derives from Shared, and
 //   int waited_for(i)              which tile of keys in their order is waited for before the i-th is multiplied: that one, or one
@@ -42,6 +42,7 @@ namespace jax_flash_mla::mla_sm90 {
 //   bool fences_tile(tile)         whether ordinary copies bring it, which products then have to be fenced from
 //   bool kFindsLargest             whether the largest scores themselves are wanted
 //   bool kInOrder                  see above
+//   bool kWritesLate               the first warpgroup writes results under the next item's first scores: where queries come in time
 template <typename Config, typename Role>
 class Warpgroup {
  public:
@@ -54,11 +55,11 @@ class Warpgroup {
       device::wait(shared_.q_full, items_ % 2);
       device::fence_async_proxy();
       if (role().is_end()) break;
-      start();
       attend(role().begin());
       exchange_sums();
-      role().write();
+      if (!Config::kWritesLate || self_ == 1) role().write(items_);
     }
+    if (Config::kWritesLate && self_ == 0 && items_ > 0) role().write(items_ - 1);
   }
 
  protected:
@@ -72,9 +73,10 @@ class Warpgroup {
 
   // Of both rows that this thread has of the accumulators. Maxima are base 2.
   float out_[Config::kOutputs];
-  float row_max_[2];  // what out_ and row_sum_ are relative to
-  float row_sum_[2];  // of own blocks' weights, over this thread's columns; of all, in the end
-  float largest_[2];  // score, if that is wanted; likewise
+  float row_max_[2];     // what out_ and row_sum_ are relative to
+  float row_sum_[2];     // of own blocks' weights, over this thread's columns; of all, in the end
+  float out_factor_[2];  // what out_ still has to be multiplied by, in the end
+  float largest_[2];     // score, if that is wanted; likewise
 
   __device__ __forceinline__ int warp() const { return threadIdx.x / 32 % 4; }
   // The first of this thread's rows; the other one is 8 below.
@@ -95,18 +97,20 @@ class Warpgroup {
  private:
   __device__ __forceinline__ Role& role() { return static_cast<Role&>(*this); }
 
-  // Clears the state.
+  // Clears the state; outputs are overwritten by the first block's.
   __device__ __forceinline__ void start() {
+    if (Config::kWritesLate && self_ == 0 && items_ > 0) role().write(items_ - 1);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       row_max_[r] = -device::kInfinity;
       row_sum_[r] = 0.0f;
       if constexpr (Config::kFindsLargest) largest_[r] = -device::kInfinity;
     }
-    for (float& x : out_) x = 0.0f;
+    device::pin_registers(out_);
   }
 
   __device__ __forceinline__ void attend(int blocks) {
+    if (!Config::kWritesLate || self_ == 1 || blocks == 0) start();
     if (self_ >= blocks) device::arrive(shared_.q_empty);
     if constexpr (Config::kInOrder) {
 #pragma unroll 1
@@ -114,20 +118,20 @@ class Warpgroup {
         if (block % Config::kStages == self_) {
           add_own(block, block + Config::kStages >= blocks, false);
         } else {
-          add_others();
+          add_others(block);
         }
       }
     } else if (self_ == 0) {
 #pragma unroll 1
       for (int block = 0; block < blocks; ++block) {
         add_own(block, block + Config::kStages >= blocks, block + 1 < blocks);
-        if (++block < blocks) add_others();
+        if (++block < blocks) add_others(block);
       }
     } else {
       int block = 1;
 #pragma unroll 1
       for (; block < blocks; block += Config::kStages) add_others_and_own(block, block + Config::kStages >= blocks);
-      if (block == blocks) add_others();
+      if (block == blocks) add_others(block - 1);
     }
   }
 
@@ -136,23 +140,24 @@ class Warpgroup {
     float scores[Config::kScores], odd_scores[Config::kScores];
     multiply_scores(scores, odd_scores);
     if (gives_turn) device::named_arrive(kTurnBarrier, Config::kMathThreads);
+    if (Config::kWritesLate && block == 0) start();
     finish_scores(scores, odd_scores);
     uint32_t weights[Config::kWeights];
     float factors[2];
     weigh_scores(scores, block, is_last, weights, factors);
     rescale_outputs(factors);
-    multiply_values(weights, self_);
+    multiply_values(weights, self_, block == 0);
     finish_values(self_);
     ++own_blocks_;
   }
 
   // A block of the other stage.
-  __device__ __forceinline__ void add_others() {
+  __device__ __forceinline__ void add_others(int block) {
     uint32_t weights[Config::kWeights];
     float factors[2];
     receive(weights, factors);
     rescale_outputs(factors);
-    multiply_values(weights, 1 - self_);
+    multiply_values(weights, 1 - self_, block == 0);
     finish_values(1 - self_);
     ++others_blocks_;
   }
@@ -167,12 +172,12 @@ class Warpgroup {
     finish_scores(scores, odd_scores);
     receive(others, factors);
     rescale_outputs(factors);
-    multiply_values(others, 1 - self_);
+    multiply_values(others, 1 - self_, block == 1);
     weigh_scores(scores, block, is_last, weights, factors);
     finish_values(1 - self_);
     ++others_blocks_;
     rescale_outputs(factors);
-    multiply_values(weights, self_);
+    multiply_values(weights, self_, false);
     finish_values(self_);
     ++own_blocks_;
   }
@@ -342,7 +347,7 @@ class Warpgroup {
   }
 
   // out += weights · v, started but not waited for.
-  __device__ __forceinline__ void multiply_values(uint32_t (&weights)[Config::kWeights], int stage) {
+  __device__ __forceinline__ void multiply_values(uint32_t (&weights)[Config::kWeights], int stage, bool is_first) {
     constexpr int kChunks = Config::kBlockN / Config::kChunk;
     const auto values = device::column_major_operand(shared_.k[stage] + self_ * Config::kHalfTiles, Config::kTileBytes);
     device::pin_registers(weights);
@@ -356,7 +361,7 @@ class Warpgroup {
         auto& out =
             reinterpret_cast<float(&)[Config::kOutputTiles * Config::kTileOutputs]>(out_[t * Config::kTileOutputs]);
         const uint64_t operand = values.at(c * Config::kChunkColumnBytes + t * Config::kTileBytes);
-        device::multiply<typename Config::Mma::Outputs>(chunk, operand, out, true);
+        device::multiply<typename Config::Mma::Outputs>(chunk, operand, out, c > 0 || !is_first);
       }
       if ((c + 1) % (kChunks / Config::kParts) == 0) device::wgmma_commit();
     }
@@ -391,9 +396,7 @@ class Warpgroup {
     device::wait(shared_.sums_full, items_ % 2);
     const float4 others = sums[1 - self_][pair];
     const float row_max[2] = {fmaxf(row_max_[0], others.x), fmaxf(row_max_[1], others.y)};
-    float factors[2];
-    move_maxima(row_max, factors);
-    rescale_outputs(factors);
+    move_maxima(row_max, out_factor_);
     row_sum_[0] += others.z * factor_of(others.x, row_max[0]);
     row_sum_[1] += others.w * factor_of(others.y, row_max[1]);
     if constexpr (Config::kFindsLargest) {

@@ -75,7 +75,7 @@ struct Config : mla_sm90::Shape<__nv_bfloat16, Format_::kDimQK, 8> {
   static_assert(Shape::kDimV == kSparseDecodeDimV && Shape::kBlockM == kSparseDecodeTileRows);
 
   // Only sums over keys are wanted.
-  static constexpr bool kFindsLargest = false, kInOrder = true;
+  static constexpr bool kFindsLargest = false, kInOrder = true, kWritesLate = false;
 
   // The schedule's costs, in blocks: of starting and finishing a tile; of leaving partial results and combining them. And
   // the least piece of a tile that is worth the latter.

@@ -22,7 +22,7 @@ struct Config : mla_sm90::Shape<Element, DimQK, 4, 2> {
   static_assert(Shape::kDimV == kSparsePrefillDimV && Shape::kBlockM == kSparsePrefillTileRows);
 
   // Threads copy keys, and the largest logits are results.
-  static constexpr bool kFindsLargest = true, kInOrder = false;
+  static constexpr bool kFindsLargest = true, kInOrder = false, kWritesLate = true;
   // Each half is waited for as a whole: a fence costs 180 clocks of products.
   static constexpr bool fences_tile(int) { return true; }
   static constexpr int waited_for(int i) {

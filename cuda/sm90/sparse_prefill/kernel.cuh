@@ -22,7 +22,7 @@ class Attention : public mla_sm90::Warpgroup<Config, Attention<Config>> {
 
  private:
   friend Base;
-  using Base::row, Base::row_max_, Base::row_sum_, Base::largest_;
+  using Base::row, Base::row_max_, Base::row_sum_, Base::largest_, Base::out_factor_;
   using Base::shared_, Base::self_, Base::lane_, Base::items_;
   using typename Base::Element;
 
@@ -43,14 +43,14 @@ class Attention : public mla_sm90::Warpgroup<Config, Attention<Config>> {
   }
 
   // The part e^lse / (e^lse + e^sink) of the probability that is the keys'.
-  __device__ __forceinline__ float keys_share(int head, float lse) const {
+  __device__ __forceinline__ float keys_share(int query, int head, float lse) const {
     if (!params_.attn_sink) return 1.0f;
-    const int64_t sink_row = int64_t(item().query) * params_.sink_rows / params_.s_q;
-    return 1.0f / (1.0f + __expf(params_.attn_sink[sink_row * params_.h_q + head] - lse));
+    const int64_t sink_row = query / (params_.s_q / params_.sink_rows);
+    return __fdividef(1.0f, 1.0f + __expf(params_.attn_sink[sink_row * params_.h_q + head] - lse));
   }
 
-  __device__ __forceinline__ void write() {
-    const Item item = this->item();
+  __device__ __forceinline__ void write(uint32_t number) {
+    const Item item = shared_.items[number % 2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int head = item.tile * Config::kBlockM + row() + 8 * r;
@@ -59,7 +59,7 @@ class Attention : public mla_sm90::Warpgroup<Config, Attention<Config>> {
       const bool attends = row_sum_[r] != 0.0f;
       const float lse_log2 = attends ? row_max_[r] + log2f(row_sum_[r]) : -device::kInfinity;
       const float lse = lse_log2 * device::kLn2;
-      const float factor = attends ? keys_share(exists ? head : 0, lse) / row_sum_[r] : 0.0f;
+      const float factor = attends ? __fdividef(keys_share(item.query, exists ? head : 0, lse) * out_factor_[r], row_sum_[r]) : 0.0f;
       if (exists && self_ == 0 && lane_ % 4 == 0) {
         params_.max_logits[place] = !item.sound     ? device::kNaN
                                     : params_.base2 ? largest_[r]

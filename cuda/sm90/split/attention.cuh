@@ -25,8 +25,8 @@ class Attention : public mla_sm90::Warpgroup<Config, Role> {
   __device__ __forceinline__ bool is_sound() const { return item().sound; }
 
   // Normalises the tile's columns and writes them: as a result, or as a partial one.
-  __device__ __forceinline__ void write() {
-    const Piece piece = item().piece;
+  __device__ __forceinline__ void write(uint32_t number) {
+    const Piece piece = shared_.items[number % 2].piece;
     const int rows = problem_.rows(piece.tile);
     const bool writes_lse = self_ == 0 && lane_ % 4 == 0;
     const int place = partial_tile(blockIdx.x, piece.first_block == 0);
@@ -42,9 +42,9 @@ class Attention : public mla_sm90::Warpgroup<Config, Role> {
         const float share = attends ? problem_.keys_share(piece.request, piece.tile, real_row, lse) : 0.0f;
         if (exists && writes_lse) problem_.put(piece.request, piece.tile, row, lse);
         this->store_row(r, exists, problem_.out(piece.request, piece.tile, real_row),
-                        attends ? share / row_sum_[r] : 0.0f);
+                        attends ? __fdividef(share * out_factor_[r], row_sum_[r]) : 0.0f);
       } else if (exists) {
-        const float factor = 1.0f / row_sum_[r];
+        const float factor = __fdividef(out_factor_[r], row_sum_[r]);
         if (writes_lse) problem_.params.partial_lse[place * Config::kBlockM + row] = lse_log2;
         auto* target = reinterpret_cast<float4*>(problem_.params.partial_out) +
                        partial_vector(place, self_, this->warp(), r, 0, lane_);
@@ -59,7 +59,7 @@ class Attention : public mla_sm90::Warpgroup<Config, Role> {
   }
 
  protected:
-  using Base::shared_, Base::self_, Base::lane_, Base::items_, Base::out_, Base::row_max_, Base::row_sum_;
+  using Base::shared_, Base::self_, Base::lane_, Base::items_, Base::out_, Base::row_max_, Base::row_sum_, Base::out_factor_;
 
   const Problem& problem_;
 
