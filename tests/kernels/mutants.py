@@ -135,7 +135,7 @@ SPARSE_DECODE_PAIRS = Target(
 SPARSE_PREFILL = Target(
     r"sparse_prefill.*Li576",
     sparse_prefill_problem,
-    (dict(s_q=5, h_q=70, topk=200, lengths=[200, 0, 64, 70, 130], sink=True), dict(s_q=9, h_q=3, topk=330)),
+    (dict(s_q=7, h_q=70, topk=200, lengths=[200, 64, 70, 130, 0, 0, 40], sink=True), dict(s_q=9, h_q=3, topk=330)),
 )
 SPARSE_BACKWARD = Target(
     r"sparse_backward_kernel.*Li576ELb0",

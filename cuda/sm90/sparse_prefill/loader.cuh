@@ -129,21 +129,25 @@ class Loader {
     int next = look_up(query, 0, length), after_next = look_up(query, 1, length);
     const int keys = named_keys(query, length);
     const Item item = {query, tile, (keys + Config::kBlockN - 1) / Config::kBlockN, sound};
+    if (item.blocks == 0) {
+      wait_for_room(count);
+      announce(item, count);
+    }
 #pragma unroll 1
-    for (int first = 0; first == 0 || first < item.blocks; first += Config::kStages) {
+    for (int first = 0; first < item.blocks; first += Config::kStages) {
       const int index = next;
       next = after_next;
       after_next = look_up(query, first / Config::kStages + 2, length);
-      const auto queries_once = [&] {
+      load_keys<0>(index, [&] {
         if (first == 0) load_queries(item, count);
-      };
-      first < item.blocks ? load_keys<0>(index, queries_once) : queries_once();
+      });
       if (first + 1 < item.blocks) load_keys<1>(index, [] {});
     }
   }
 
-  // A block of keys, with something `between` its halves; its indices are with those lanes that the stage's have looked up. All unrolled, so that copies differ in
-  // immediate offsets: an address register may be written only when the copy before has read it, some 50 clocks later.
+  // A block of keys, with something `between` its halves; its indices are with those lanes that the stage's have looked
+  // up. All unrolled, so that copies differ in immediate offsets: an address register may be written only when the copy
+  // before has read it, some 50 clocks later.
   template <int kStage, typename Between>
   __device__ __forceinline__ void load_keys(int index, const Between& between) {
     const uint32_t valid = __ballot_sync(~0u, is_valid(index)) >> (kStage * Config::kWarpRows);
