@@ -6,7 +6,8 @@
 namespace jax_flash_mla::device {
 
 // Writes one of the two rows that a thread shares with its quad, row r of them, if it exists, times a factor; or zeros, whatever
-// the accumulators hold. `target` is where the row's columns are. Called by all lanes.
+// the accumulators hold. `target` is where the row's columns are. Called by all lanes. Stored as what is not read again soon:
+// the L2 cache rather keeps operands.
 template <typename Element, int N>
 __device__ __forceinline__ void store_row(const float (&accumulators)[N], int r, bool exists, Element* target,
                                           bool is_zero, float factor) {
@@ -20,7 +21,7 @@ __device__ __forceinline__ void store_row(const float (&accumulators)[N], int r,
       pairs[j] = pack<Element>(is_zero ? 0.0f : x[0] * factor, is_zero ? 0.0f : x[1] * factor);
     }
     transpose_quad(pairs);
-    if (exists) *reinterpret_cast<uint4*>(target + i * 2) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+    if (exists) __stcs(reinterpret_cast<uint4*>(target + i * 2), make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
   }
 }
 
