@@ -109,8 +109,8 @@ struct Shape {
     float2 row_max[kWarpgroups][128];  // what the weights that a warpgroup hands over are relative to
     float4 sums[2][kWarpgroups][32];   // and their maxima, of an item, by pairs of rows; items take turns
     uint64_t full[kStages][kTiles];
-    uint64_t empty[kStages][kWarpgroups]
-                  [kParts];                 // each warpgroup's half of the values; the last tile goes with the other's
+    // Each warpgroup's half of the values, in parts; the last tile goes with the other's.
+    uint64_t empty[kStages][kWarpgroups][kParts];
     uint64_t weights_full[kWarpgroups][4];  // of each warp
     uint64_t sums_full;
     uint64_t q_full, q_empty;  // an item's queries, and the item itself

@@ -73,7 +73,8 @@ class Problem {
   __device__ __forceinline__ float keys_share(int token, int tile, int row, float lse) const {
     if (!params.attn_sink) return 1.0f;
     const int64_t sink_row = token / params.s_q / (params.b / params.sink_rows);
-    return __fdividef(1.0f, 1.0f + __expf(params.attn_sink[sink_row * params.h_q + tile * Config::kBlockM + row] - lse));
+    return __fdividef(1.0f,
+                      1.0f + __expf(params.attn_sink[sink_row * params.h_q + tile * Config::kBlockM + row] - lse));
   }
 };
 

@@ -59,7 +59,8 @@ class Attention : public mla_sm90::Warpgroup<Config, Attention<Config>> {
       const bool attends = row_sum_[r] != 0.0f;
       const float lse_log2 = attends ? row_max_[r] + log2f(row_sum_[r]) : -device::kInfinity;
       const float lse = lse_log2 * device::kLn2;
-      const float factor = attends ? __fdividef(keys_share(item.query, exists ? head : 0, lse) * out_factor_[r], row_sum_[r]) : 0.0f;
+      const float factor =
+          attends ? __fdividef(keys_share(item.query, exists ? head : 0, lse) * out_factor_[r], row_sum_[r]) : 0.0f;
       if (exists && self_ == 0 && lane_ % 4 == 0) {
         params_.max_logits[place] = !item.sound     ? device::kNaN
                                     : params_.base2 ? largest_[r]

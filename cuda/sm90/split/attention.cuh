@@ -59,7 +59,8 @@ class Attention : public mla_sm90::Warpgroup<Config, Role> {
   }
 
  protected:
-  using Base::shared_, Base::self_, Base::lane_, Base::items_, Base::out_, Base::row_max_, Base::row_sum_, Base::out_factor_;
+  using Base::shared_, Base::self_, Base::lane_, Base::items_, Base::out_, Base::row_max_, Base::row_sum_,
+      Base::out_factor_;
 
   const Problem& problem_;
 
