@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from unittest import mock
 
 import jax
 import numpy as np
@@ -256,6 +257,12 @@ class SpeedTest(parameterized.TestCase):
         self.assertEqual([rate == "-" for rate in rates], [False, True])
         self.assertEqual(shares[0], "unknown here")
         self.assertTrue(reasons[1])
+
+    def test_comparison_of_slow_steps(self):
+        """One step that compiles and three more, when these take long enough."""
+        with mock.patch.object(speed, "ENOUGH_SECONDS", 0), mock.patch.object(data, "batch", wraps=data.batch) as batch:
+            speed.compare(DENSE, ["xla"], 50, Console(quiet=True))
+        self.assertEqual(batch.call_count, 1 + speed.LEAST_STEPS)
 
 
 class DataTest(parameterized.TestCase):

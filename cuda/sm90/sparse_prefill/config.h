@@ -16,6 +16,7 @@ struct Item {
   bool sound;      // its length makes sense
 };
 
+// Four loading warps; keys are given back half of the rows at a time.
 template <typename Element, int DimQK>
 struct Config : mla_sm90::Shape<Element, DimQK, 4, 2> {
   using Shape = mla_sm90::Shape<Element, DimQK, 4, 2>;

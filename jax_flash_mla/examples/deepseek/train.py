@@ -184,7 +184,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, help="of weights and batches")
     add("--attention", choices=ATTENTIONS, help="who computes it (default: auto, a kernel where there is one)")
     add("--compute", choices=COMPUTE, help="the dtype of activations (default: auto, bfloat16 on a GPU)")
-    add("--compare", metavar="LIST", help="train nothing: time ten steps with each of these, as auto,xla,cudnn")
+    add("--compare", metavar="LIST", help="train nothing: time at most ten steps with each of these, as auto,xla,cudnn")
     add("--coordinator", metavar="HOST:PORT", help="of jax.distributed: where process 0 listens")
     add("--processes", type=int, help="how many there are")
     add("--process", type=int, help="which of them this is")
